@@ -1,0 +1,82 @@
+"""What became of a packet: the answer of every verb that puts one on its way, on the fake kernel and in the lab alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Fate(Enum):
+    """Where a packet is now."""
+
+    MOVING = "on its way"
+    QUEUED = "waiting for a verdict"
+    DELIVERED = "delivered"  #: to a local socket or protocol
+    SENT = "sent"  #: left through a device
+    DROPPED = "dropped"
+    SPLIT = "split"  #: replaced by its segments, each with a journey of its own
+
+
+@dataclass(slots=True)
+class Step:
+    """One thing that happened at one hook."""
+
+    hook: str  #: ``"PREROUTING"`` ... ``"POSTROUTING"``, or ``""`` outside the hooks (routing)
+    table: str  #: ``"mangle"``, ``"filter"`` ..., or ``""``
+    chain: str  #: the chain the rule stands in, or whose policy spoke
+    what: str  #: the rule as iptables-save prints it (``-A INPUT -j DROP``), ``policy ACCEPT``, ``verdict ACCEPT from queue 0`` ...
+    result: str  #: ``ACCEPT``, ``DROP``, ``QUEUE 0``, ``MARK 0x1`` ...
+
+    def __str__(self) -> str:
+        place = " ".join(part for part in (self.table, self.hook if self.hook == self.chain else f"{self.hook} {self.chain}") if part)
+        return f"{place}: {self.what} -> {self.result}"
+
+
+@dataclass(slots=True, eq=False)
+class Journey:
+    """One packet's way through a kernel. It is updated as the packet moves on; ask it after the verdict.
+
+    Compared by identity: two pings with equal bytes are two journeys.
+    """
+
+    #: the packet as it was handed in, from the network header on
+    packet: bytes
+    #: the packet as it is now, or was when its journey ended (a verdict may have changed it)
+    data: bytes = b""
+    mark: int = 0
+    fate: Fate = Fate.MOVING
+    #: why it ended so, in words: ``-A INPUT -j DROP``, ``queue 3: nobody listens``, ``verdict DROP from queue 0``
+    reason: str = ""
+    #: number of the queue it waits in, or waited in last
+    queue: int | None = None
+    steps: list[Step] = field(default_factory=list)
+    #: packets this kernel sent because of this one: echo replies, RSTs, ICMP errors, in the order sent
+    answers: list[Journey] = field(default_factory=list)
+
+    @property
+    def delivered(self) -> bool:
+        """It arrived: at a local socket or protocol, or out through a device."""
+        return self.fate in (Fate.DELIVERED, Fate.SENT)
+
+    @property
+    def dropped(self) -> bool:
+        """It died here."""
+        return self.fate is Fate.DROPPED
+
+    @property
+    def queued(self) -> bool:
+        """It waits for a verdict."""
+        return self.fate is Fate.QUEUED
+
+    @property
+    def hooks(self) -> list[str]:
+        """The hooks it passed, in order, each once per visit."""
+        seen: list[str] = []
+        for step in self.steps:
+            if step.hook and (not seen or seen[-1] != step.hook):
+                seen.append(step.hook)
+        return seen
+
+    def __str__(self) -> str:
+        tail = f" ({self.reason})" if self.reason else ""
+        return f"{len(self.packet)} bytes, {self.fate.value}{tail}"
