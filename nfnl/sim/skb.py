@@ -1,0 +1,267 @@
+"""A packet inside the kernel (`struct sk_buff`), and the device it comes from or leaves through (`struct net_device`)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct
+from typing import Any
+
+from nfnl.sim.journey import Fate, Journey
+
+IPV4 = 2
+IPV6 = 10
+ICMP, IGMP, TCP, UDP, ICMPV6 = 1, 2, 6, 17, 58
+
+_IPV4_HEADER = Struct("!BBHHHBBH4s4s")
+_IPV4_MATCHED = Struct("!BxxxxxHxBxx4s4s")
+_U16 = Struct("!H")
+_U16_PAIR = Struct("!HH")
+
+#: IPv6 extension headers (`ipv6_ext_hdr` in net/ipv6/exthdrs_core.c), NEXTHDR_NONE included.
+HOPOPTS, ROUTING, FRAGMENT, AUTH, NONE, DSTOPTS = 0, 43, 44, 51, 59, 60
+_EXTENSIONS = frozenset((HOPOPTS, ROUTING, FRAGMENT, AUTH, NONE, DSTOPTS))
+
+
+class Link(IntEnum):
+    """What a device puts in front of the network header."""
+
+    ETHER = 1  #: an Ethernet header
+    LOOPBACK = 772  #: an Ethernet header of zeros
+    NONE = 65534  #: nothing (tun)
+
+
+class Device:
+    """A network device. ``index`` is its ifindex, ``mtu`` in bytes from the network header on."""
+
+    __slots__ = ("index", "link", "mac", "mtu", "name", "peer_mac", "up")
+
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        link: Link = Link.NONE,
+        *,
+        mtu: int = 1500,
+        mac: bytes = b"\x02\0\0\0\0\x01",
+        peer_mac: bytes = b"\x02\0\0\0\0\x02",
+    ) -> None:
+        self.name = name
+        self.index = index
+        self.link = link
+        self.mtu = mtu
+        #: its own link-layer address, where it has one
+        self.mac = bytes(6) if link is Link.LOOPBACK else mac
+        #: source address of frames that arrive, where `receive` is not told another
+        self.peer_mac = bytes(6) if link is Link.LOOPBACK else peer_mac
+        self.up = True
+
+    def __repr__(self) -> str:
+        return f"<Device {self.index} {self.name}{'' if self.up else ' down'}>"
+
+
+class RouteType(IntEnum):
+    """``RTN_*``: what becomes of packets to a destination (include/uapi/linux/rtnetlink.h)."""
+
+    UNICAST = 1
+    LOCAL = 2
+    BROADCAST = 3
+    MULTICAST = 5
+    UNREACHABLE = 7
+
+
+class Route:
+    """What routing decided about a packet (`struct dst_entry`): out through ``dev``, or, if of a local kind, in from it."""
+
+    __slots__ = ("dev", "input", "length", "type")
+
+    def __init__(self, type: RouteType, dev: Device, *, input: bool = False, length: int = 0) -> None:  # noqa: A002
+        self.type = type
+        self.dev = dev
+        #: to be delivered here (``dst->input`` is `ip_local_deliver`)
+        self.input = input
+        #: prefix length of the entry that was found
+        self.length = length
+
+
+class Owner:
+    """The local socket a packet belongs to. ``uid`` and ``gid`` are None for a socket of the kernel's own."""
+
+    __slots__ = ("gid", "uid")
+
+    def __init__(self, uid: int | None, gid: int | None) -> None:
+        self.uid = uid
+        self.gid = gid
+
+
+#: What the kernel itself sends (ICMP, RST) belongs to a socket without a file.
+KERNEL = Owner(None, None)
+
+
+class Checksum(IntEnum):
+    """``skb->ip_summed``: what is known about the transport checksum."""
+
+    NONE = 0  #: nothing: it is complete, right or wrong
+    UNNECESSARY = 1  #: the device vouches for it
+    PARTIAL = 3  #: only the sum of the pseudo header is in place
+
+
+def checksum(data: bytes, initial: int = 0) -> int:
+    """The Internet checksum (RFC 1071) of ``data`` and of a sum ``initial`` that goes before; 0 when a sum that is in ``data`` is right."""
+    if len(data) & 1:
+        data += b"\0"
+    # 2**16 = 1 modulo 0xffff: the sum of the words and the one big number have the same remainder
+    total = initial + int.from_bytes(data, "big")
+    folded = total % 0xFFFF
+    return 0xFFFF - (folded or (0xFFFF if total else 0))
+
+
+class Skb:
+    """A packet on its way, from the network header on.
+
+    ``data`` is replaced as a whole by `set_data`, never changed in place. What netfilter calls the state of a hook (the
+    hook, input and output device) is kept here too, for it changes only when the packet moves on.
+    """
+
+    __slots__ = (
+        "csum",
+        "csum_offset",
+        "csum_start",
+        "data",
+        "dst",
+        "family",
+        "hook",
+        "hwaddr",
+        "indev",
+        "ip",
+        "journey",
+        "mark",
+        "outdev",
+        "ports",
+        "priority",
+        "sk",
+        "transport",
+        "tstamp",
+    )
+
+    def __init__(self, data: bytes, family: int, journey: Journey, mark: int = 0, priority: int = 0, sk: Owner | None = None) -> None:
+        self.data = data
+        #: 2 or 10 (NFPROTO_IPV4, NFPROTO_IPV6)
+        self.family = family
+        self.journey = journey
+        self.mark = mark
+        self.priority = priority
+        #: the local socket that sent it, until it leaves through a device
+        self.sk = sk
+        #: number of the hook it is at or was at last (NF_INET_*)
+        self.hook = -1
+        self.indev: Device | None = None
+        self.outdev: Device | None = None
+        #: source address in the link-layer header; None when there is no such header
+        self.hwaddr: bytes | None = None
+        #: seconds since 1970 when it was received; None unless somebody asked for time stamps
+        self.tstamp: float | None = None
+        #: where routing sends it (``skb->dst``)
+        self.dst: Route | None = None
+        #: offset of the transport header as noted when the packet was made or received (``skb_transport_offset``)
+        self.transport = 0
+        self.csum = Checksum.NONE
+        #: for `Checksum.PARTIAL`: where summing starts, and where in there the checksum goes
+        self.csum_start = 0
+        self.csum_offset = 0
+        #: what `parse` found, or None
+        self.ip: tuple[bytes, bytes, int, int, int] | None = None
+        #: what `parse_ports` found, or None
+        self.ports: tuple[int, int] | None = None
+
+    @property
+    def hw_protocol(self) -> int:
+        """``skb->protocol``: 0x0800 or 0x86dd."""
+        return 0x0800 if self.family == IPV4 else 0x86DD
+
+    def set_data(self, data: bytes) -> None:
+        """Put other bytes in the packet's place."""
+        self.data = data
+        self.ip = self.ports = None
+
+    def parse(self) -> tuple[bytes, bytes, int, int, int]:
+        """What rules look at: source, destination, transport protocol, fragment offset, offset of the transport header.
+
+        The protocol is -1 when the chain of IPv6 extension headers is broken. The fragment offset is 0 for a whole packet
+        and a first fragment; it counts 8-byte units in IPv4 and bytes in IPv6, as the match functions get it.
+        """
+        data = self.data
+        if self.family == IPV4:
+            first, frag, proto, src, dst = _IPV4_MATCHED.unpack_from(data)
+            self.ip = ip = (src, dst, proto, frag & 0x1FFF, (first & 0xF) << 2)
+        else:
+            proto, offset, frag, _ = find_header(data)
+            self.ip = ip = (data[8:24], data[24:40], proto, frag, offset)
+        return ip
+
+    def parse_ports(self) -> tuple[int, int]:
+        """Source and destination port. Only for packets whose transport header is known to be there."""
+        self.ports = ports = _U16_PAIR.unpack_from(self.data, (self.ip or self.parse())[4])
+        return ports
+
+    # ------------------------------------------------------------------ checksums
+
+    def set_partial(self, start: int, offset: int) -> None:
+        """Note that the checksum at ``start + offset`` holds only the sum of the pseudo header (CHECKSUM_PARTIAL)."""
+        self.csum, self.csum_start, self.csum_offset = Checksum.PARTIAL, start, offset
+
+    def finish_checksum(self) -> None:
+        """Complete a partial checksum (`skb_checksum_help`); nothing to do for any other packet."""
+        if self.csum is not Checksum.PARTIAL:
+            return
+        data, at = self.data, self.csum_start + self.csum_offset
+        value = checksum(data[self.csum_start :]) or 0xFFFF
+        self.set_data(data[:at] + _U16.pack(value) + data[at + 2 :])
+        self.csum = Checksum.NONE
+
+    @property
+    def csum_unnecessary(self) -> bool:
+        """Nobody needs to look at the checksum (`skb_csum_unnecessary`)."""
+        return self.csum is not Checksum.NONE
+
+    # ------------------------------------------------------------------ the end
+
+    def end(self, fate: Fate, reason: str = "") -> None:
+        """The journey of this packet is over."""
+        journey = self.journey
+        journey.fate, journey.reason, journey.data, journey.mark = fate, reason, self.data, self.mark
+
+    def drop(self, reason: str) -> None:
+        """Free the packet (`kfree_skb`)."""
+        self.end(Fate.DROPPED, reason)
+
+
+def find_header(data: bytes) -> tuple[int, int, int, int]:
+    """Walk the extension headers of an IPv6 packet (`ipv6_find_hdr` with target -1).
+
+    Returns the transport protocol (-1 when a header is cut off), its offset, the fragment offset in bytes, and where the
+    number of the last header stands (for ICMPv6 parameter problems).
+    """
+    proto, at, named_at = data[6], 40, 6
+    while proto in _EXTENSIONS and proto != NONE:
+        if len(data) < at + (4 if proto in (ROUTING, FRAGMENT) else 2):
+            return -1, at, 0, named_at
+        following = data[at]
+        if proto == FRAGMENT:
+            frag = _U16.unpack_from(data, at + 2)[0] & ~7
+            if frag:
+                # behind the first fragment there is no header to walk to: its word for the protocol is all there is
+                whole = following not in _EXTENSIONS or following == NONE
+                return (following if whole else -1), at, frag, named_at
+            length = 8
+        elif proto == AUTH:
+            length = (data[at + 1] + 2) << 2
+        else:
+            length = (data[at + 1] + 1) << 3
+        proto, named_at = following, at
+        at += length
+    return proto, at, 0, named_at
+
+
+def packet_bytes(packet: Any) -> bytes:
+    """The bytes of anything with ``__bytes__`` (scapy packets), and of bytes-like objects."""
+    return bytes(packet)
