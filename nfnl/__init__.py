@@ -1,0 +1,2 @@
+from nfnl.wire.codec import decode, encode
+import nfnl.subsys.queue

@@ -32,7 +32,7 @@ ENOTSUPP = 524
 
 
 def error_name(number: int) -> str:
-    """The symbolic name of an errno as the kernel's sources spell it: ``EPERM``, ``EOPNOTSUPP``, ``ENOTSUPP``."""
+    """The name of an errno as the kernel's sources spell it: ``EPERM``, ``EOPNOTSUPP``, ``ENOTSUPP``."""
     if number == ENOTSUPP:
         return "ENOTSUPP"
     if number == _errno.EOPNOTSUPP:  # the C library calls the same number ENOTSUP

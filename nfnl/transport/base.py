@@ -16,7 +16,7 @@ from nfnl.wire.datagram import SocketRequest
 
 @dataclass(frozen=True, slots=True)
 class SocketOptions:
-    """How a netlink socket is to be opened. Each field is a socket option; the default is what nfnl wants, not the kernel's 0."""
+    """How a netlink socket is to be opened: a socket option each. The defaults are what nfnl wants, not the kernel's 0."""
 
     #: SO_RCVBUF(FORCE) in bytes, before the kernel doubles it; None leaves ``net.core.rmem_default``
     receive_buffer: int | None = None
@@ -55,10 +55,10 @@ class Transport(Protocol):
         """This socket's own address (``nl_pid``), unsigned."""
 
     def send(self, datagram: bytes) -> None:
-        """Send one datagram to the kernel. What it causes has happened when this returns; its answers are waiting in the socket."""
+        """Send one datagram to the kernel. What it causes has happened when this returns; answers wait in the socket."""
 
     def receive(self) -> list[bytes]:
-        """All the datagrams that are there, as many as the transport's buffer takes in one system call; never waits; [] when none.
+        """The datagrams that are there, as many as one system call takes; never waits; [] when there are none.
 
         An ordinary datagram is plain `bytes`; one with facts to tell (another sender, a multicast, truncated) is a `Datagram`.
         Raises `OverrunError` once per overrun (ENOBUFS); the datagrams that were kept come with the next call.
@@ -86,7 +86,7 @@ class Transport(Protocol):
         """Seconds on this kernel's monotonic clock. The fake kernel's is virtual."""
 
     def apply(self, request: SocketRequest) -> None:
-        """Do what a session asked of its socket: join a group, attach a filter, size a buffer. Raises OSError as the kernel does."""
+        """Do what a session asked of its socket (join a group, attach a filter ...). Raises OSError as the kernel does."""
 
     @property
     def receive_buffer(self) -> int:

@@ -1,0 +1,486 @@
+"""The fast codec: Python generated from declarations at first use.
+
+How it is fast. A *shape* is what a message looks like before anybody reads a value: which attributes, in which order, of which
+length. Traffic comes in few shapes, so once a generic decode has learned one, a generated matcher recognises the next message
+of it by one struct call and a handful of integer comparisons. A matched message needs no further checks, since
+every attribute header in it was compared with one that was checked before. What matches no remembered shape is decoded
+generically, with the same result.
+
+How it is right. `nfnl.wire.reference` says the same thing again through construct, and a property test holds the two together on
+generated, near-valid and random bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from struct import Struct
+from struct import error as StructError  # noqa: N812
+from typing import Any, NamedTuple, TypeVar
+
+import construct
+
+from nfnl.errors import DecodeError, EncodeError
+from nfnl.wire.constants import NFGENMSG_LEN, NLA_F_NESTED, NLA_HDRLEN, NLA_TYPE_MASK, NLMSG_HDRLEN, align4
+from nfnl.wire.declare import HEADER_FIELDS, REQUIRED, Attr, AttrSet, Message, RawAttr, View
+from nfnl.wire.header import BIG, LITTLE, NATIVE, ByteOrder, excerpt
+from nfnl.wire.layout import Layout
+
+#: How many shapes one codec remembers; beyond that messages are decoded generically. Real traffic has a handful per queue.
+MAX_SHAPES = 64
+#: Attributes begin here: behind nlmsghdr and nfgenmsg.
+BODY = NLMSG_HDRLEN + NFGENMSG_LEN
+
+V = TypeVar("V", bound=View)
+M = TypeVar("M", bound=Message)
+_new: Callable[..., Any] = object.__new__
+_put = object.__setattr__
+
+
+class Header(NamedTuple):
+    """An attribute header, and where it stands."""
+
+    offset: int
+    length: int  #: nla_len
+    type: int  #: nla_type, flag bits included
+
+
+class Shape:
+    """Where everything is in messages of one look.
+
+    ``at[i]`` says where field i is: None when absent, an offset for numbers, a slice for what is cut out, a Shape for a nest.
+    ``span`` is where the attributes begin and end (None: with the message).
+    """
+
+    __slots__ = ("at", "order", "span")
+
+    def __init__(self, at: tuple[Any, ...], span: tuple[int, int | None], order: ByteOrder) -> None:
+        self.at = at
+        self.span = span
+        self.order = order
+
+
+class Pattern(NamedTuple):
+    """What a message must look like to have a shape."""
+
+    #: every attribute header, nests included, in the order met
+    headers: tuple[Header, ...]
+    #: nlmsg_len, or None where the last attribute takes what is left
+    length: int | None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for patterns that recognise the same messages."""
+        return self if self.length is not None else (*self.headers[:-1], self.headers[-1][::2])
+
+
+Matcher = Callable[[bytes], Any]
+
+
+class Codec:
+    """Decodes one declared message on hosts of one byte order."""
+
+    def __init__(self, cls: type[Message], order: ByteOrder) -> None:
+        install(cls)
+        self.cls = cls
+        self.order = order
+        #: what tells shapes apart -> (shape, its matcher)
+        self._known: dict[tuple[Any, ...], tuple[Shape, Matcher]] = {}
+        self._matcher: Matcher = lambda data: None
+
+    def decode(self, data: bytes, base: int = 0) -> Any:
+        """A view of ``data``: one message with what stands behind it. ``base`` is its offset in the datagram, for errors.
+
+        Raises `DecodeError`, naming attribute and offset.
+        """
+        return self._matcher(data) or self._learn(data, base)
+
+    def _learn(self, data: bytes, base: int) -> Any:
+        """The other remembered shapes, then step by step. The shape seen last is tried first next time: traffic comes in runs."""
+        for _, matcher in self._known.values():
+            view = matcher(data)
+            if view is not None:
+                self._matcher = matcher
+                return view
+        shape, remember = self._analyse(data, base)
+        if remember is not None and len(self._known) < MAX_SHAPES:
+            self._matcher = _matcher(self.cls, shape, remember)
+            self._known[remember.key] = shape, self._matcher
+        return _view(self.cls, data, shape)
+
+    def _analyse(self, data: bytes, base: int) -> tuple[Shape, Pattern | None]:
+        """Decode generically: the shape, and the pattern that recognises it, if it is worth remembering."""
+        cls, order = self.cls, self.order
+        end: int = order.u32.unpack_from(data, 0)[0]
+        if end < BODY:
+            problem = f"{end} bytes hold no nfgenmsg"
+            raise DecodeError(problem, path=cls.__name__, offset=base + NLMSG_HDRLEN, excerpt=excerpt(data, NLMSG_HDRLEN))
+        headers: list[Header] = []
+        at = _walk(cls, data, BODY, end, order, headers, cls.__name__, base)
+        if end != len(data):
+            return Shape(tuple(at), (BODY, end), order), None
+        open_field = _open_end(cls, at, headers, end)
+        if open_field is None:
+            return Shape(tuple(at), (BODY, end), order), Pattern(tuple(headers), end)
+        at[open_field] = slice(at[open_field].start, None)
+        return Shape(tuple(at), (BODY, None), order), Pattern(tuple(headers), None)
+
+
+def _open_end(cls: type[View], at: list[Any], headers: list[Header], end: int) -> int | None:
+    """Index of the field that is the last attribute and takes all bytes to the end; its length may vary within a shape."""
+    if not headers:
+        return None
+    offset, length, type_ = headers[-1]
+    field = cls.__by_number__.get(type_ & NLA_TYPE_MASK)
+    if field is None or field.layout is None or not field.layout.greedy or offset + length != end:
+        return None
+    place = at[field.index]
+    return field.index if place is not None and place.start == offset + NLA_HDRLEN else None
+
+
+def _walk(
+    cls: type[View],
+    data: bytes,
+    start: int,
+    end: int,
+    order: ByteOrder,
+    headers: list[Header],
+    path: str,
+    base: int,
+) -> list[Any]:
+    """Check all attributes between two offsets and note where the declared ones are. The last of a repeated one counts."""
+    at: list[Any] = [None] * len(cls.__attrs__)
+    by_number = cls.__by_number__
+    unpack = order.attr.unpack_from
+    offset = start
+    while end - offset >= NLA_HDRLEN:
+        length, type_ = unpack(data, offset)
+        if length < NLA_HDRLEN or length > end - offset:
+            field = by_number.get(type_ & NLA_TYPE_MASK)
+            raise DecodeError(
+                f"nla_len is {length}, but must be from 4 to the {end - offset} bytes left",
+                path=f"{path}.{field.name}" if field else f"{path}.[{type_ & NLA_TYPE_MASK}]",
+                offset=base + offset,
+                excerpt=excerpt(data, offset),
+            )
+        headers.append(Header(offset, length, type_))
+        field = by_number.get(type_ & NLA_TYPE_MASK)
+        if field is not None:
+            at[field.index] = _place(field, data, offset, length, order, headers, path, base)
+        offset += align4(length)
+    for field in cls.__attrs__:
+        if field.required and at[field.index] is None:
+            raise DecodeError(
+                f"required attribute {field.kernel_name} is missing", path=f"{path}.{field.name}", offset=base + start
+            )
+    return at
+
+
+def _place(
+    field: Attr, data: bytes, offset: int, length: int, order: ByteOrder, headers: list[Header], path: str, base: int
+) -> Any:
+    start, end = offset + NLA_HDRLEN, offset + length
+    if field.nest is not None:
+        inner = _walk(field.nest, data, start, end, order, headers, f"{path}.{field.name}", base)
+        return Shape(tuple(inner), (start, end), order)
+    layout = field.layout
+    assert layout is not None
+    if end - start < layout.size:
+        raise DecodeError(
+            f"{end - start} bytes are too few for {layout.name}, which takes {layout.size}",
+            path=f"{path}.{field.name}",
+            offset=base + offset,
+            excerpt=excerpt(data, offset),
+        )
+    return start if layout.code else slice(start, end)
+
+
+def _matcher(cls: type[Message], shape: Shape, pattern: Pattern) -> Matcher:
+    """Generate ``match(data) -> view | None`` for one shape.
+
+    One struct call takes nlmsg_len and every attribute header (as one 32-bit word each) out of the bytes. The type of the
+    message is not compared: the caller has chosen the codec by it.
+    """
+    order = shape.order
+    code, position, names, tests = order.prefix + "I", 4, ["n"], []
+    for i, (offset, nla_len, nla_type) in enumerate(pattern.headers):
+        code += f"{offset - position}xI"
+        position = offset + 4
+        names.append(f"w{i}")
+        tests.append(f"w{i} == {order.u32.unpack(order.attr.pack(nla_len, nla_type))[0]}")
+    if pattern.length is None:
+        # the length of the last attribute follows from that of the message
+        offset, _, nla_type = pattern.headers[-1]
+        length_bits, type_bits = (0, nla_type << 16) if order is LITTLE else (16, nla_type)
+        tests[-1] = f"w{len(tests) - 1} == (n - {offset} << {length_bits} | {type_bits})"
+        tests.insert(0, f"{offset + NLA_HDRLEN} <= n == len(data)")
+    else:
+        tests.insert(0, f"n == {pattern.length} == len(data)")
+    source = (
+        "def match(data):\n"
+        "    try:\n"
+        f"        {', '.join(names)}, = unpack(data)\n"
+        "    except StructError:\n"
+        "        return None\n"
+        f"    if {' and '.join(tests)}:\n"
+        "        view = new(cls)\n"
+        "        put_data(view, data)\n"
+        "        put_shape(view, shape)\n"
+        "        return view\n"
+    )
+    scope = {
+        "unpack": Struct(code).unpack_from,
+        "StructError": StructError,
+        "new": _new,
+        "cls": cls,
+        "shape": shape,
+        # the slots' own setters, past the immutability of views
+        "put_data": View.__dict__["_data"].__set__,
+        "put_shape": View.__dict__["_shape"].__set__,
+    }
+    match: Matcher = _compile(source, scope, "match", f"<nfnl matcher of {cls.__name__}>")
+    return match
+
+
+def _compile(source: str, scope: dict[str, Any], name: str, filename: str) -> Any:
+    exec(compile(source, filename, "exec"), scope)
+    return scope[name]
+
+
+# --- reading fields ------------------------------------------------------------------------------------------------------
+
+
+def install(cls: type[View]) -> None:
+    """Replace the attribute descriptors of a declaration by generated properties."""
+    for field in cls.__attrs__:
+        if isinstance(cls.__dict__.get(field.name), Attr):
+            setattr(cls, field.name, property(_getter(field), doc=field.doc))
+            if field.nest is not None:
+                install(field.nest)
+
+
+def _getter(field: Attr) -> Callable[[Any], Any]:
+    layout = field.layout
+    scope: dict[str, Any] = {"default": None if field.required else field.default}
+    if field.nest is not None:
+        scope |= {"nest": field.nest, "view": _view}
+        value = "view(nest, self._data, place)"
+    else:
+        assert layout is not None
+        if layout.code and not layout.host:
+            scope["unpack"] = Struct(BIG.prefix + layout.code).unpack_from
+            scope["convert"] = layout.convert
+            raw = "unpack(self._data, place)"
+            value = f"convert(*{raw})" if layout.parts else f"convert({raw}[0])" if layout.convert else f"{raw}[0]"
+        elif layout.code:
+            scope["little"] = Struct(LITTLE.prefix + layout.code).unpack_from
+            scope["big"] = Struct(BIG.prefix + layout.code).unpack_from
+            scope["LITTLE"] = LITTLE
+            scope["convert"] = layout.convert or (lambda v: v)
+            value = "convert((little if self._shape.order is LITTLE else big)(self._data, place)[0])"
+        elif layout.name == "bytes":
+            value = "self._data[place]"
+        else:
+            scope["parse"] = {order: layout.construct(order).parse for order in (LITTLE, BIG)}
+            value = "parse[self._shape.order](self._data[place])"
+    source = f"def get(self):\n    place = self._shape.at[{field.index}]\n    return {value} if place is not None else default\n"
+    getter: Callable[[Any], Any] = _compile(source, scope, "get", f"<nfnl field {field.name}>")
+    getter.__name__ = field.name
+    return getter
+
+
+def _view(nest: type[V], data: bytes, shape: Shape) -> V:
+    view: V = _new(nest)
+    _put(view, "_data", data)
+    _put(view, "_shape", shape)
+    return view
+
+
+class Wire(NamedTuple):
+    """An attribute on the wire, with where it starts."""
+
+    offset: int
+    type: int
+    data: bytes
+    padding: bytes
+
+
+def wire_attributes(data: bytes, start: int, end: int, order: ByteOrder) -> Iterator[Wire]:
+    """Every attribute between two offsets that were checked before."""
+    offset = start
+    while end - offset >= NLA_HDRLEN:
+        length, type_ = order.attr.unpack_from(data, offset)
+        after = min(offset + align4(length), end)
+        yield Wire(offset, type_, data[offset + NLA_HDRLEN : offset + length], data[offset + length : after])
+        offset = after
+
+
+def _span(view: View) -> tuple[int, int]:
+    """Where the attributes of a view start and end."""
+    if isinstance(view, Message):
+        return BODY, view.nlmsg_len
+    start, end = view._shape.span
+    return start, end
+
+
+def raw_attributes(view: View) -> Iterator[RawAttr]:
+    """See `View.attributes`."""
+    for wire in wire_attributes(view._data, *_span(view), view._shape.order):
+        yield RawAttr(wire.type, wire.data)
+
+
+# --- building ----------------------------------------------------------------------------------------------------------------
+
+
+def build_into(view: View, values: dict[str, Any], order: ByteOrder) -> None:
+    """Make ``view``, fresh from ``__new__``, the message or nest with these field values."""
+    cls = type(view)
+    path = cls.__name__
+    header = {name: values.pop(name, 0) for name in HEADER_FIELDS} if isinstance(view, Message) else {}
+    data = _attributes(cls, values, order, path)
+    if issubclass(cls, Message):
+        data = message_bytes(cls.__type__, header, data, order, path)
+    shape = revive(cls, data, order.name)._shape
+    _put(view, "_data", data)
+    _put(view, "_shape", shape)
+
+
+def build(cls: type[V], values: dict[str, Any], order: ByteOrder = NATIVE) -> V:
+    """``cls(**values)`` for a host of any byte order."""
+    view: V = _new(cls)
+    build_into(view, dict(values), order)
+    return view
+
+
+def message_bytes(type_: int, header: dict[str, int], attributes: bytes, order: ByteOrder, path: str) -> bytes:
+    """nlmsghdr, nfgenmsg and attributes put together."""
+    for name, bits in HEADER_FIELDS.items():
+        value = header[name]
+        if not isinstance(value, int) or not 0 <= value < 1 << bits:
+            raise EncodeError(f"{value!r} is not a number of {bits} bits", path=f"{path}.{name}")
+    length = BODY + len(attributes)
+    return (
+        order.header.pack(length, type_, header["nlmsg_flags"], header["nlmsg_seq"], header["nlmsg_pid"])
+        + bytes((header["nfgen_family"], header["nfgen_version"]))
+        + header["res_id"].to_bytes(2, "big")
+        + attributes
+    )
+
+
+def _attributes(cls: type[View], values: dict[str, Any], order: ByteOrder, path: str) -> bytes:
+    out = bytearray()
+    for field in cls.__attrs__:
+        value = values.pop(field.name, field.default)
+        if value is None:
+            continue
+        if value is REQUIRED:
+            raise TypeError(f"{path}() needs {field.name}=")
+        piece = attribute(field, value, order, path)
+        out += b"\0" * (-len(out) % 4)
+        out += piece
+        if field.padded:
+            out += b"\0" * (-len(out) % 4)
+    if values:
+        raise TypeError(f"{path}() has no field {', '.join(sorted(values))}")
+    return bytes(out)
+
+
+def attribute(field: Attr, value: Any, order: ByteOrder, path: str) -> bytes:
+    """One attribute: header and payload, not padded. Raises `EncodeError`."""
+    path = f"{path}.{field.name}"
+    if field.nest is not None:
+        if not isinstance(value, field.nest):
+            raise EncodeError(f"{value!r} is not a {field.nest.__name__}", path=path)
+        data = _in_order(value, order)
+    else:
+        assert field.layout is not None
+        data = pack_value(field.layout, value, order, path)
+    if len(data) > 0xFFFF - NLA_HDRLEN:
+        raise EncodeError(f"{len(data)} bytes are too many for an attribute, which takes {0xFFFF - NLA_HDRLEN}", path=path)
+    return order.attr.pack(NLA_HDRLEN + len(data), field.number | (NLA_F_NESTED if field.nested else 0)) + data
+
+
+def _in_order(view: AttrSet, order: ByteOrder) -> bytes:
+    """The bytes of a nest for a host of that order."""
+    if view._shape.order is order:
+        return bytes(view)
+    return _attributes(type(view), {name: getattr(view, name) for name in view.present()}, order, type(view).__name__)
+
+
+def pack_value(layout: Layout, value: Any, order: ByteOrder, path: str) -> bytes:
+    """The bytes of one value. Raises `EncodeError` for a value the layout cannot hold."""
+    try:
+        if layout.name == "bytes":
+            return bytes(memoryview(value))
+        if layout.code:
+            fields = value if layout.parts else (value,)
+            return Struct(layout.prefix(order) + layout.code).pack(*fields)
+        data: bytes = layout.construct(order).build(value)
+    except (StructError, TypeError, construct.ConstructError, AttributeError) as error:
+        raise EncodeError(f"{value!r} does not fit {layout.name}: {error}", path=path) from None
+    return data
+
+
+def replace(view: V, changes: dict[str, Any]) -> V:
+    """See `View.replace`: unchanged attributes keep their bytes and their place, new ones go where the declaration has them."""
+    cls, order = type(view), view._shape.order
+    path = cls.__name__
+    header = {name: changes.pop(name, getattr(view, name)) for name in HEADER_FIELDS} if isinstance(view, Message) else {}
+    fields = {field.name: field for field in cls.__attrs__}
+    unknown = changes.keys() - fields.keys()
+    if unknown:
+        raise TypeError(f"{path} has no field {', '.join(sorted(unknown))}")
+    pieces: list[tuple[int, bytes]] = []  # (index in the declaration, bytes)
+    waiting = dict(changes)
+    for wire in wire_attributes(view._data, *_span(view), order):
+        field = cls.__by_number__.get(wire.type & NLA_TYPE_MASK)
+        if field is not None and field.name in changes:
+            value = waiting.pop(field.name, None)
+            if value is not None:
+                pieces.append((field.index, attribute(field, value, order, path)))
+            continue
+        piece = order.attr.pack(NLA_HDRLEN + len(wire.data), wire.type) + wire.data + wire.padding
+        pieces.append((field.index if field else -1, piece))
+    for name, value in waiting.items():
+        if value is None:
+            continue
+        field = fields[name]
+        place = next((i for i, (index, _) in enumerate(pieces) if index > field.index), len(pieces))
+        pieces.insert(place, (field.index, attribute(field, value, order, path)))
+    missing = [field.name for field in cls.__attrs__ if field.required and field.name in changes and changes[field.name] is None]
+    if missing:
+        raise EncodeError("a required attribute cannot be taken out", path=f"{path}.{missing[0]}")
+    body = bytearray()
+    for index, piece in pieces:
+        body += b"\0" * (-len(body) % 4)
+        body += piece
+        if index >= 0 and cls.__attrs__[index].padded:
+            body += b"\0" * (-len(body) % 4)
+    data = message_bytes(cls.__type__, header, bytes(body), order, path) if issubclass(cls, Message) else bytes(body)
+    return revive(cls, data, order.name)
+
+
+def revive(cls: type[V], data: bytes, order_name: str) -> V:
+    """A view from its bytes (what pickling stores)."""
+    order = LITTLE if order_name == "little" else BIG
+    if issubclass(cls, Message):
+        view = codec(cls, order).decode(data)
+        assert isinstance(view, cls)
+        return view
+    return revive_nest(cls, data, 0, len(data), order, cls.__name__)
+
+
+def revive_nest(cls: type[V], data: bytes, start: int, end: int, order: ByteOrder, path: str, base: int = 0) -> V:
+    """A view of the attributes between two offsets. Raises `DecodeError`."""
+    install(cls)
+    return _view(cls, data, Shape(tuple(_walk(cls, data, start, end, order, [], path, base)), (start, end), order))
+
+
+_codecs: dict[tuple[type[Message], ByteOrder], Codec] = {}
+
+
+def codec(cls: type[Message], order: ByteOrder = NATIVE) -> Codec:
+    """The codec of a declared message on hosts of that order; generated when first asked for."""
+    found = _codecs.get((cls, order))
+    if found is None:
+        found = _codecs[cls, order] = Codec(cls, order)
+    return found

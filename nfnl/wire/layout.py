@@ -1,0 +1,155 @@
+"""How one value lies in bytes.
+
+A `Layout` pairs a construct object, which is the definition, with what the code generator needs to be fast: a struct code. A layout
+the generator does not know has no code and is read and written through its construct object, so the fast codec is never
+wrong by being incomplete.
+
+The names below are types: ``mark: Be32`` is an ``int`` to a type checker and 4 bytes in network order to the codecs.
+"""
+
+from __future__ import annotations
+
+import enum
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, NamedTuple, TypeAlias, cast
+
+import construct
+
+from nfnl.wire.header import BIG, ByteOrder
+
+Construct: TypeAlias = "construct.Construct[Any, Any]"
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The layout of one value."""
+
+    #: what documentation calls it: ``be32``, ``bytes``
+    name: str
+    #: the definition: a construct object for a host of the given byte order
+    construct: Callable[[ByteOrder], Construct]
+    #: fewest bytes it needs; more may follow and are ignored, as the kernel does (nla_policy minimum lengths)
+    size: int
+    #: struct codes (without byte order) where the value is plain numbers; "" where only construct knows
+    code: str = ""
+    #: in the order of the host rather than the network
+    host: bool = False
+    #: takes all the bytes there are
+    greedy: bool = False
+    #: made of the plain value(s) on reading: an enum, a NamedTuple
+    convert: Callable[..., Any] | None = None
+    #: for a record of several values: their names and layouts
+    parts: tuple[tuple[str, Layout], ...] = ()
+
+    def prefix(self, order: ByteOrder) -> str:
+        """The struct prefix for this layout on a host of that order."""
+        return (order if self.host else BIG).prefix
+
+
+def _fixed(obj: Construct) -> Callable[[ByteOrder], Construct]:
+    return lambda order: obj
+
+
+def _hosted(little: Construct, big: Construct) -> Callable[[ByteOrder], Construct]:
+    return lambda order: big if order is BIG else little
+
+
+u8 = Layout("u8", _fixed(construct.Int8ub), 1, "B")
+be16 = Layout("be16", _fixed(construct.Int16ub), 2, "H")
+be32 = Layout("be32", _fixed(construct.Int32ub), 4, "I")
+be64 = Layout("be64", _fixed(construct.Int64ub), 8, "Q")
+u16 = Layout("u16", _hosted(construct.Int16ul, construct.Int16ub), 2, "H", host=True)
+u32 = Layout("u32", _hosted(construct.Int32ul, construct.Int32ub), 4, "I", host=True)
+u64 = Layout("u64", _hosted(construct.Int64ul, construct.Int64ub), 8, "Q", host=True)
+raw = Layout("bytes", _fixed(construct.GreedyBytes), 0, greedy=True)
+
+
+class _CStringConstruct(construct.Adapter):  # type: ignore[type-arg]
+    """Text up to the first NUL, or to the end where there is none, as the kernel's ``nla_strscpy`` takes it."""
+
+    def _decode(self, obj: bytes, context: Any, path: Any) -> str:
+        return obj.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+    def _encode(self, obj: str, context: Any, path: Any) -> bytes:
+        data = obj.encode("utf-8", "surrogateescape")
+        if b"\0" in data:
+            raise construct.StringError("a NUL inside a NUL-terminated text", path=str(path))
+        return data + b"\0"
+
+
+cstring = Layout("text", _fixed(_CStringConstruct(construct.GreedyBytes)), 0, greedy=True)
+
+
+def octets(count: int) -> Layout:
+    """Exactly ``count`` bytes."""
+    return Layout(f"{count} bytes", _fixed(construct.Bytes(count)), count, f"{count}s")
+
+
+def as_enum(layout: Layout, kind: type[enum.IntEnum] | type[enum.IntFlag]) -> Layout:
+    """``layout`` read as members of ``kind``; a number the enum does not know stays an int."""
+    if issubclass(kind, enum.IntFlag):
+        convert: Callable[..., Any] = kind  # unknown bits are kept
+    else:
+        known = {int(member): member for member in kind}
+
+        def convert(value: int) -> int:
+            return known.get(value, value)
+
+    return Layout(f"{layout.name} {kind.__name__}", layout.construct, layout.size, layout.code, layout.host, convert=convert)
+
+
+U8 = Annotated[int, u8]
+Be16 = Annotated[int, be16]
+Be32 = Annotated[int, be32]
+Be64 = Annotated[int, be64]
+U16 = Annotated[int, u16]
+U32 = Annotated[int, u32]
+U64 = Annotated[int, u64]
+Raw = Annotated[bytes, raw]
+CString = Annotated[str, cstring]
+Octets8 = Annotated[bytes, octets(8)]
+
+
+@cache
+def layout_of(hint: Any) -> Layout | None:
+    """The layout a type annotation stands for: ``Annotated[..., layout]``, or a NamedTuple whose fields all have one."""
+    for extra in getattr(hint, "__metadata__", ()):
+        if isinstance(extra, Layout):
+            return extra
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
+        return _record(cast("type[NamedTuple]", hint))
+    return None
+
+
+def _record(kind: type[NamedTuple]) -> Layout:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    parts: list[tuple[str, Layout]] = []
+    for name in kind._fields:
+        part = layout_of(hints[name])
+        if part is None or part.greedy or part.host or not part.code:
+            raise TypeError(f"{kind.__name__}.{name}: a record is made of fixed layouts in network order")
+        parts.append((name, part))
+
+    subcons = construct.Struct(*(construct.Renamed(part.construct(BIG), newname=name) for name, part in parts))
+    converters = [(i, part.convert) for i, (_, part) in enumerate(parts) if part.convert is not None]
+    make = kind._make  # type: ignore[attr-defined,unused-ignore]
+
+    def convert(*values: Any) -> Any:
+        if converters:
+            fields = list(values)
+            for i, function in converters:
+                fields[i] = function(fields[i])
+            return make(fields)
+        return make(values)
+
+    return Layout(
+        kind.__name__,
+        _fixed(subcons),
+        sum(part.size for _, part in parts),
+        "".join(part.code for _, part in parts),
+        convert=convert,
+        parts=tuple(parts),
+    )
