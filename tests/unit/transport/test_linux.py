@@ -252,7 +252,7 @@ def test_reads_and_writes_sysctls_of_the_namespace(netns: int) -> None:
     assert kernel.sysctl("net.ipv4.ip_default_ttl", 77) == "77"
     assert kernel.sysctl("net/ipv4/ip_default_ttl") == "77"
     assert here.sysctl("net.ipv4.ip_default_ttl") == before
-    assert kernel.sysctl("net.ipv4.ping_group_range", "0 5") == "0\t5"
+    assert kernel.sysctl("net.ipv4.ip_local_port_range", "40000 50000") == "40000\t50000"
     with pytest.raises(FileNotFoundError):
         kernel.sysctl("net.no.such.thing", 1)
     with refused(errno.EINVAL):
