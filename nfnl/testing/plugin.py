@@ -4,8 +4,8 @@
         kernel.iptables("-A INPUT -j NFQUEUE --queue-num 0")
         ...
 
-* ``kernel`` is a fresh kernel for each test: the fake one, unless ``pytest --nfnl-kernel=linux`` says that the same tests are to run on
-  Linux, in a throw-away network namespace, or ``--nfnl-kernel=both`` that each is to run twice.
+* ``kernel`` is a fresh kernel for each test: the fake one, unless ``pytest --nfnl-kernel=linux`` says that the same tests are
+  to run on Linux, in a throw-away network namespace, or ``--nfnl-kernel=both`` that each is to run twice.
 * ``fake_kernel`` is always the fake one, for tests that need what only it can do (`advance`, `snapshot`).
 
 Asked for Linux where it cannot be had, a test fails; asked for both, its Linux half is skipped, with the reason.
@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--nfnl-kernel",
         choices=(*KERNELS, "both"),
         default="fake",
-        help="the kernel behind the fixture 'kernel': the fake one (default), Linux in a namespace of its own, or one after the other",
+        help="the kernel behind the fixture 'kernel': the fake one (default), Linux in a namespace of its own, or each in turn",
     )
 
 

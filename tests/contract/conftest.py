@@ -1,0 +1,68 @@
+"""The contract: how the kernel behaves, each rule written once as a test, run on both kernels.
+
+**Writing a test.** Take the fixture ``kernel`` (`kernels.KernelUnderTest`): each test with it runs twice, as ``[fake-...]`` and
+as ``[linux-...]``. Say which rules of ``rules.tsv`` it is about; they become its parameter, ``test_x[fake-NL-8]``. One claim
+per test, no sleeps (netlink is synchronous), and never a word about which kernel it is or how old: what differs between versions is
+measured or probed for, or is no part of the contract.
+
+    @rule("NL-8")
+    def test_a_port_belongs_to_one_socket(kernel: KernelUnderTest) -> None:
+        kernel.socket().bind((4711, 0))
+        with refused(EADDRINUSE):
+            kernel.socket().bind((4711, 0))
+
+**Talking.** `wirekit.py` has a client that sends a datagram and gives all answers, messages built from the declarations of nfnl
+where they are well-formed, and raw ones where they must not be. Whatever a test opens through ``kernel`` is closed behind it.
+
+**On one kernel only**: ``@only("linux", "the fake has no file descriptors")``. The table's column of the other kernel then says
+why, too, unless another test holds it to the same rule.
+
+**Skips** go through `probes.require("name")` and nothing else; each must be expected by ``tests/skips.txt``. After a run with
+``--junitxml=report.xml``, ``python tests/check_skips.py report.xml`` compares.
+
+**The table.** `test_rules_table.py` fails when a rule that the table calls tested has no test on that kernel, and when a
+test is about a rule that the table does not have.
+
+**Planted faults.** `faults.py` lists small breakages of the fake, at least one for each group of rules;
+`test_planted_faults.py` plants each and demands that the contract's tests of that group fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import probes
+import pytest
+
+from contract.kernels import KernelUnderTest, kernel_under_test
+from contract.rules import KERNELS
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "rule(*ids): the rules of tests/contract/rules.tsv that this test is about")
+    config.addinivalue_line("markers", "only(kernel, because): this contract test makes sense on one kernel only")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kernel" not in metafunc.fixturenames:
+        return
+    ids = [str(name) for mark in metafunc.definition.iter_markers("rule") for name in mark.args]
+    if not ids:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid} is about no rule; say which with @rule(...)")
+    only = metafunc.definition.get_closest_marker("only")
+    metafunc.parametrize("kernel", [only.args[0]] if only else KERNELS, indirect=True)
+    metafunc.parametrize("rule_ids", ["+".join(ids)], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def rule_ids(request: pytest.FixtureRequest) -> str:
+    """The rules this test is about, joined with a plus."""
+    return getattr(request, "param", "")
+
+
+@pytest.fixture
+def kernel(request: pytest.FixtureRequest) -> Iterator[KernelUnderTest]:
+    """A fresh kernel. See the head of this file."""
+    probes.require({"fake": "fake-kernel", "linux": "lab-available"}[request.param])
+    with kernel_under_test(request.param) as made:
+        yield made

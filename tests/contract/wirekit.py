@@ -1,0 +1,223 @@
+"""What the contract tests say to a kernel, and how they listen.
+
+Well-formed messages are built from the declarations of `nfnl.subsys`; what must be malformed is packed by hand.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EAGAIN
+from typing import Any
+
+import pytest
+
+from contract.kernels import KernelUnderTest, NetlinkSocket
+from nfnl.errors import error_name
+from nfnl.subsys.queue import Command, Config, ConfigCommand
+from nfnl.wire.codec import decode
+from nfnl.wire.constants import SOL_NETLINK, NlmsgFlag, NlmsgType, SocketOption, SubsystemId, align4
+from nfnl.wire.control import Ack
+from nfnl.wire.declare import Direction
+from nfnl.wire.header import NetlinkMessage
+
+REQUEST, ACK = NlmsgFlag.REQUEST, NlmsgFlag.ACK
+#: the kernel's address
+KERNEL = (0, 0)
+SO_MEMINFO, SO_RCVBUFFORCE = 55, 33  # asm-generic/socket.h
+
+#: operations of subsystem queue (``NFQNL_MSG_*``)
+PACKET, VERDICT, CONFIG, VERDICT_BATCH = range(4)
+#: and of subsystem log (``NFULNL_MSG_*``)
+LOG_PACKET, LOG_CONFIG = range(2)
+
+
+class Client:
+    """A socket, and somebody who speaks netlink through it. It never waits: answers are there when the question returns."""
+
+    def __init__(self, kernel: KernelUnderTest, *, bind: bool = True, port_id: int = 0, groups: int = 0) -> None:
+        self.socket: NetlinkSocket = kernel.socket()
+        if bind:
+            self.socket.bind((port_id, groups))
+
+    @property
+    def port_id(self) -> int:
+        return self.socket.getsockname()[0]
+
+    def option(self, option: SocketOption, value: int = 1) -> Client:
+        self.socket.setsockopt(SOL_NETLINK, option, value)
+        return self
+
+    def tell(self, datagram: bytes) -> None:
+        """Send a datagram to the kernel."""
+        assert self.socket.sendto(datagram, KERNEL) == len(datagram)
+
+    def hear(self) -> list[bytes]:
+        """All datagrams that are there. Raises OSError (ENOBUFS) as the socket does."""
+        heard = []
+        while (datagram := self.hear_one()) is not None:
+            heard.append(datagram)
+        return heard
+
+    def hear_one(self) -> bytes | None:
+        """The next datagram, or None. An attempt that finds nothing counts as a read that left the queue empty."""
+        try:
+            return self.socket.recv(1 << 18, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def ask(self, datagram: bytes) -> list[bytes]:
+        """Send a datagram; all that is there afterwards."""
+        self.tell(datagram)
+        return self.hear()
+
+    def answers(self, datagram: bytes) -> list[str]:
+        """The same in words: ``["ACK", "EINVAL"]``; [] is silence."""
+        return [word(answer) for answer in self.ask(datagram)]
+
+    def ack(self, datagram: bytes) -> Ack:
+        """The one acknowledgement or refusal that answers the datagram."""
+        [answer] = self.ask(datagram)
+        return ack(answer)
+
+    def meminfo(self) -> tuple[int, ...]:
+        """SO_MEMINFO: nine counters, of which 0 is the charge, 1 its limit, 8 the drops."""
+        return struct.unpack("=9I", self.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+
+    @property
+    def charged(self) -> int:
+        """Bytes the waiting datagrams are charged with."""
+        return self.meminfo()[0]
+
+    @property
+    def drops(self) -> int:
+        """Datagrams this socket had no room for."""
+        return self.meminfo()[8]
+
+
+def only_message(datagram: bytes) -> NetlinkMessage:
+    """The one message that makes up this datagram of the kernel's."""
+    [message] = decode(datagram, direction=Direction.FROM_KERNEL, strict=True)
+    return message
+
+
+def ack(datagram: bytes) -> Ack:
+    """This datagram, which is one NLMSG_ERROR."""
+    message = only_message(datagram)
+    assert isinstance(message, Ack), message
+    return message
+
+
+def word(datagram: bytes) -> str:
+    """``"ACK"``, the name of the refusal, or what kind of message it is."""
+    message = only_message(datagram)
+    if not isinstance(message, Ack):
+        return type(message).__name__
+    return error_name(message.error) if message.error else "ACK"
+
+
+@contextmanager
+def refused(errno: int) -> Iterator[None]:
+    """The call inside fails with this errno."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - compared below, by name so that a failure can be read
+        yield
+    assert error_name(caught.value.errno or 0) == error_name(errno)
+
+
+def nothing_to_receive(client: Client) -> bool:
+    """A read that may not wait finds nothing, and no error either."""
+    try:
+        client.socket.recv(1 << 18, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+    except OSError as error:
+        if error.errno != EAGAIN:
+            raise
+        return True
+    return False
+
+
+# ---------------------------------------------------------------------------------------------------- messages, packed by hand
+
+
+def message(
+    type: int,  # noqa: A002
+    body: bytes = b"",
+    *,
+    flags: int = REQUEST | ACK,
+    seq: int = 1,
+    pid: int = 0,
+    length: int | None = None,
+) -> bytes:
+    """A netlink message, not padded; ``length`` is what nlmsg_len says when it is to lie."""
+    return struct.pack("=IHHII", 16 + len(body) if length is None else length, type, flags, seq, pid) + body
+
+
+def padded(data: bytes) -> bytes:
+    """With zeros up to a multiple of 4."""
+    return data.ljust(align4(len(data)), b"\0")
+
+
+def noop(*, flags: int = REQUEST | ACK, seq: int = 1) -> bytes:
+    """NLMSG_NOOP: the smallest thing that can be acknowledged."""
+    return message(NlmsgType.NOOP, flags=flags, seq=seq)
+
+
+def attribute(type: int, data: bytes = b"", *, length: int | None = None) -> bytes:  # noqa: A002
+    """A netlink attribute and its padding; ``length`` is what nla_len says when it is to lie."""
+    return padded(struct.pack("=HH", 4 + len(data) if length is None else length, type) + data)
+
+
+def nfgenmsg(res_id: int = 0, *, family: int = 0, version: int = 0) -> bytes:
+    """What stands behind the header of every nfnetlink message."""
+    return struct.pack(">BBH", family, version, res_id)
+
+
+def nfnetlink(
+    subsystem: int,
+    operation: int,
+    attributes: bytes = b"",
+    *,
+    res_id: int = 0,
+    flags: int = REQUEST | ACK,
+    seq: int = 1,
+    pid: int = 0,
+    family: int = 0,
+    version: int = 0,
+) -> bytes:
+    """A message of an nfnetlink subsystem with any attributes whatever."""
+    body = nfgenmsg(res_id, family=family, version=version) + attributes
+    return message(subsystem << 8 | operation, body, flags=flags, seq=seq, pid=pid)
+
+
+def queue_config(attributes: bytes = b"", *, queue: int = 0, flags: int = REQUEST | ACK, seq: int = 1, pid: int = 0) -> bytes:
+    """NFQNL_MSG_CONFIG with any attributes whatever."""
+    return nfnetlink(SubsystemId.QUEUE, CONFIG, attributes, res_id=queue, flags=flags, seq=seq, pid=pid)
+
+
+def be32(value: int) -> bytes:
+    """The way numbers stand in nfnetlink attributes."""
+    return struct.pack(">I", value)
+
+
+# ------------------------------------------------------------------------------------------ messages, from the declarations
+
+
+def config(queue: int = 0, *, flags: int = REQUEST | ACK, seq: int = 1, **fields: Any) -> bytes:
+    """A well-formed NFQNL_MSG_CONFIG."""
+    return bytes(Config(res_id=queue, nlmsg_flags=flags, nlmsg_seq=seq, **fields))
+
+
+def bind(queue: int = 0, *, flags: int = REQUEST | ACK, seq: int = 1) -> bytes:
+    """NFQNL_CFG_CMD_BIND."""
+    return config(queue, flags=flags, seq=seq, command=Command(ConfigCommand.BIND))
+
+
+def unbind(queue: int = 0, *, flags: int = REQUEST | ACK, seq: int = 1) -> bytes:
+    """NFQNL_CFG_CMD_UNBIND."""
+    return config(queue, flags=flags, seq=seq, command=Command(ConfigCommand.UNBIND))
+
+
+def queues(kernel: KernelUnderTest) -> list[int]:
+    """Numbers of the bound queues, from /proc."""
+    return [int(line.split()[0]) for line in kernel.read_proc("netfilter/nfnetlink_queue").splitlines()]

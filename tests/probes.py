@@ -1,0 +1,57 @@
+"""What this machine can do. Every skipped test is skipped by one of these, by name, so that the set of skips can be compared
+with `skips.txt` (see `check_skips.py`): a test that silently stops running is a test that was deleted.
+
+A probe finds out by trying, never by a version number. It answers None, or the reason why not.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROBES: dict[str, Callable[[], str | None]] = {}
+
+
+def probe(function: Callable[[], str | None]) -> Callable[[], str | None]:
+    """Register a probe under its name with dashes. It is asked once."""
+    cached = functools.cache(function)
+    PROBES[function.__name__.replace("_", "-")] = cached
+    return cached
+
+
+def require(name: str) -> None:
+    """Skip the test unless this machine can do what the probe asks."""
+    if reason := PROBES[name]():
+        pytest.skip(f"probe {name}: {reason}")
+
+
+@probe
+def initial_user_namespace() -> str | None:
+    """root of the machine, not of a user namespace: some things are never given to the latter."""
+    try:
+        mapping = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+    except OSError:
+        return "not Linux"
+    if os.geteuid() != 0:
+        return "not root"
+    return None if mapping == ["0", "0", "4294967295"] else "root of a user namespace only"
+
+
+@probe
+def lab_available() -> str | None:
+    """Linux, and the right to make a network namespace."""
+    return None if os.geteuid() == 0 else "not root"
+
+
+@probe
+def fake_kernel() -> str | None:
+    """The fake kernel has been written."""
+    try:
+        from nfnl.sim import FakeKernel  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return None
