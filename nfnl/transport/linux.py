@@ -62,7 +62,7 @@ class LinuxKernel:
         Raises OSError: EAFNOSUPPORT where there is no netlink, EPERM without CAP_NET_ADMIN when groups are asked for,
         EADDRINUSE when ``port_id`` is taken; ENOENT, EINVAL, EPERM when the namespace cannot be entered.
         """
-        sock = self._inside(_open_socket)
+        sock = self.inside(_open_socket)
         try:
             return LinuxTransport(sock, options, _recvmmsg=self._recvmmsg)
         except BaseException:
@@ -77,7 +77,7 @@ class LinuxKernel:
             with open(f"/proc/thread-self/net/{name}", encoding="ascii", errors="surrogateescape") as file:
                 return file.read()
 
-        return self._inside(read)
+        return self.inside(read)
 
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """Read a sysctl of the namespace, after writing ``value`` if one is given.
@@ -94,13 +94,13 @@ class LinuxKernel:
             with open(path, encoding="ascii") as file:
                 return file.read().rstrip("\n")
 
-        return self._inside(access)
+        return self.inside(access)
 
-    def _inside(self, function: Callable[[], T]) -> T:
-        """What ``function`` returns when called in the namespace.
+    def inside(self, function: Callable[[], T]) -> T:
+        """What ``function`` returns, or raises, when called in the namespace: by a thread that exists only for that.
 
-        A namespace is a property of the thread. A thread of its own dies there, so there is no way back that could fail, and
-        no moment at which Ctrl-C could leave the caller's thread in a namespace that is not his.
+        A namespace is a property of the thread, so what the function starts and opens is born there. As the thread dies there, no
+        way back can fail, and Ctrl-C cannot leave the caller's thread in a namespace that is not his.
         """
         if self._netns is None:
             return function()
