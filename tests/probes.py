@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +56,17 @@ def fake_kernel() -> str | None:
     except ImportError as error:
         return str(error)
     return None
+
+
+@probe
+def rmem_max_visible() -> str | None:
+    """Network namespaces show net.core.rmem_max, so that it can be compared with what their sockets do."""
+    asked = subprocess.run(["unshare", "-n", "cat", "/proc/sys/net/core/rmem_max"], capture_output=True, text=True, check=False)
+    return asked.stderr.strip() or None
+
+
+@probe
+def user_namespaces() -> str | None:
+    """A user namespace can be made, with a network namespace in it."""
+    tried = subprocess.run(["unshare", "-Urn", "true"], capture_output=True, text=True, check=False)
+    return tried.stderr.strip() or None

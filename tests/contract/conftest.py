@@ -2,8 +2,8 @@
 
 **Writing a test.** Take the fixture ``kernel`` (`kernels.KernelUnderTest`): each test with it runs twice, as ``[fake-...]`` and
 as ``[linux-...]``. Say which rules of ``rules.tsv`` it is about; they become its parameter, ``test_x[fake-NL-8]``. One claim
-per test, no sleeps (netlink is synchronous), and never a word about which kernel it is or how old: what differs between versions is
-measured or probed for, or is no part of the contract.
+per test, no sleeps (netlink is synchronous), and never a word about which kernel it is or how old: what differs between versions
+is measured or probed for, or is no part of the contract.
 
     @rule("NL-8")
     def test_a_port_belongs_to_one_socket(kernel: KernelUnderTest) -> None:

@@ -16,6 +16,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from enum import IntEnum
 from typing import Any, Protocol
 
+import probes
+
+from nfnl.sim.journey import Journey
 from nfnl.transport.base import SocketOptions, Transport
 from nfnl.transport.linux import LinuxKernel
 from nfnl.wire.constants import NETLINK_NETFILTER
@@ -87,9 +90,23 @@ class KernelUnderTest:
     def iptables(self, line: str) -> None:
         self.kernel.iptables(line)
 
+    def send(self, packet: bytes) -> Journey:
+        """A packet from a socket of this machine."""
+        journey: Journey = self.kernel.send(packet)
+        return journey
+
+    def receive(self, packet: bytes, dev: str = "eth0") -> Journey:
+        """A packet that arrives at a device."""
+        journey: Journey = self.kernel.receive(packet, dev)
+        return journey
+
     @property
     def process_id(self) -> int:
         """Number of the process that owns the sockets, in its own pid namespace."""
+        raise NotImplementedError
+
+    def require(self, probe: str) -> None:
+        """Skip the test unless the machine can do what this probe asks; the fake needs nothing of it."""
         raise NotImplementedError
 
     def process(self, *, uid: int = 0, capabilities: Collection[Capability] = ()) -> AbstractContextManager[None]:
@@ -108,10 +125,15 @@ class LinuxUnderTest(KernelUnderTest):
     def process_id(self) -> int:
         return os.getpid()
 
+    def require(self, probe: str) -> None:
+        probes.require(probe)
+
     @contextmanager
     def process(self, *, uid: int = 0, capabilities: Collection[Capability] = ()) -> Iterator[None]:
-        before = _effective()
+        before, groups = _effective(), os.getgroups()
         if uid:
+            os.setgroups([])
+            os.setegid(uid)
             os.seteuid(uid)
         # SYS_ADMIN (21) stays: the lab needs it to enter its namespace. Netlink never asks for it.
         _effective(sum(1 << number for number in {*capabilities, 21}) & before)
@@ -120,6 +142,8 @@ class LinuxUnderTest(KernelUnderTest):
         finally:
             if uid:
                 os.seteuid(0)
+                os.setegid(0)
+                os.setgroups(groups)
             _effective(before)
 
     def another(self) -> KernelUnderTest:
@@ -165,7 +189,7 @@ class StandIn(LinuxKernel):
         os.close(self.descriptor)
 
     def socket(self, type: int, protocol: int) -> socket.socket:  # noqa: A002
-        return self._inside(lambda: socket.socket(socket.AF_NETLINK, type, protocol))
+        return self.inside(lambda: socket.socket(socket.AF_NETLINK, type, protocol))
 
     def iptables(self, line: str) -> None:
         path = f"/proc/self/fd/{self.descriptor}"

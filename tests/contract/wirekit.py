@@ -221,3 +221,75 @@ def unbind(queue: int = 0, *, flags: int = REQUEST | ACK, seq: int = 1) -> bytes
 def queues(kernel: KernelUnderTest) -> list[int]:
     """Numbers of the bound queues, from /proc."""
     return [int(line.split()[0]) for line in kernel.read_proc("netfilter/nfnetlink_queue").splitlines()]
+
+
+# --------------------------------------------------------------------------------------------------------------------- packets
+
+
+def ip_packet(payload: bytes = b"", *, source: str = "10.0.0.1", destination: str = "10.0.0.9", protocol: int = 17) -> bytes:
+    """An IPv4 packet; its payload is a UDP datagram from port 5000 to port 9000 unless another protocol is named."""
+    if protocol == 17:
+        payload = struct.pack(">HHHH", 5000, 9000, 8 + len(payload), 0) + payload
+    total = 20 + len(payload)
+    header = (
+        struct.pack(">BBHHHBBH", 0x45, 0, total, 1, 0, 64, protocol, 0) + socket.inet_aton(source) + socket.inet_aton(destination)
+    )
+    sum_ = sum(struct.unpack(">10H", header))
+    checksum = ~(sum_ + (sum_ >> 16)) & 0xFFFF
+    return header[:10] + struct.pack(">H", checksum) + header[12:] + payload
+
+
+# ------------------------------------------------------------------------------------------------------------- receive buffers
+
+
+def small_buffer(kernel: KernelUnderTest, size: int = 4096) -> Client:
+    """Somebody whose receive buffer holds a handful of acknowledgements: twice ``size`` bytes, as the kernel counts."""
+    client = Client(kernel)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    return client
+
+
+def fill(client: Client, *, spare: int = 0) -> int:
+    """Provoke acknowledgements, numbered from 0, until the buffer had no room for one and ``spare`` more; how many fitted."""
+    for seq in range(10_000):
+        client.tell(noop(seq=seq))
+        if client.drops:
+            break
+    else:
+        pytest.fail("the buffer is never full")
+    for lost in range(1, spare + 1):
+        client.tell(noop(seq=seq + lost))
+    return seq
+
+
+def overrun(kernel: KernelUnderTest) -> Client:
+    """Somebody whose buffer has overrun: ENOBUFS waits to be received, and behind it the acknowledgements that fitted."""
+    client = small_buffer(kernel)
+    fill(client)
+    return client
+
+
+def numbers(datagrams: list[bytes]) -> list[int]:
+    """The sequence number of each."""
+    return [only_message(datagram).nlmsg_seq for datagram in datagrams]
+
+
+def small_head(client: Client) -> int:
+    """Size of the kernel's cache for small messages, measured; 0 where it has none. It depends on how the kernel was built."""
+    client.tell(noop())
+    head = client.charged - 256
+    client.hear()
+    return 0 if head in (512, 1024) else head
+
+
+def truesize(alloc: int, used: int, *, small_head: int) -> int:
+    """What a message costs for which ``alloc`` bytes were asked and ``used`` written, on a 64-bit kernel (256: struct sk_buff)."""
+
+    def head(size: int) -> int:
+        need = ((size + 63) & ~63) + 320  # struct skb_shared_info
+        return small_head if need <= small_head else 1 << (need - 1).bit_length()
+
+    taken = head(alloc)
+    if (taken - 320 - used) * 2 >= taken + 256:  # netlink_trim: half of it would be air
+        taken = head(used)
+    return taken + 256
