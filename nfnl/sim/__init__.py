@@ -1,0 +1,26 @@
+"""A Linux kernel in process, for tests: it needs no root, and no Linux. See `FakeKernel`."""
+
+from __future__ import annotations
+
+from nfnl.sim.journey import Fate, Journey, Step
+from nfnl.sim.kernel import NOT_MODELLED, FakeKernel, Snapshot
+from nfnl.sim.profile import PROFILES, Profile
+from nfnl.sim.skb import Link
+from nfnl.sim.socket import Capability, FakeSocket, Idle
+from nfnl.sim.transport import FakeTransport
+
+__all__ = [
+    "NOT_MODELLED",
+    "PROFILES",
+    "Capability",
+    "FakeKernel",
+    "FakeSocket",
+    "FakeTransport",
+    "Fate",
+    "Idle",
+    "Journey",
+    "Link",
+    "Profile",
+    "Snapshot",
+    "Step",
+]

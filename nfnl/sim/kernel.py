@@ -1,0 +1,344 @@
+"""The fake kernel put together: a network namespace with its clock, rules, queues and netlink sockets; the tester's verbs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, SupportsBytes
+
+from nfnl.errors import TransportClosed
+from nfnl.sim.clock import Clock
+from nfnl.sim.errnos import Errno
+from nfnl.sim.hooks import HookTable
+from nfnl.sim.journey import Journey
+from nfnl.sim.nfnetlink import NOT_MODELLED as NFNETLINK_NOT_MODELLED
+from nfnl.sim.nfnetlink import Nfnetlink, ProcFile
+from nfnl.sim.profile import Profile
+from nfnl.sim.queue import NOT_MODELLED as QUEUE_NOT_MODELLED
+from nfnl.sim.queue import QueueSubsystem
+from nfnl.sim.queueing import QueueTable
+from nfnl.sim.skb import IPV4, IPV6, Device, Link
+from nfnl.sim.socket import NOT_MODELLED as SOCKETS_NOT_MODELLED
+from nfnl.sim.socket import SOCK_DGRAM, SOCK_RAW, Capability, FakeSocket, Gate, Process, Sock, SocketTable
+from nfnl.sim.stack import Stack
+from nfnl.sim.transport import FakeTransport
+from nfnl.transport.base import SocketOptions
+from nfnl.wire.constants import NETLINK_NETFILTER
+
+#: What is not modelled, and what happens instead, by the part of the kernel it belongs to.
+NOT_MODELLED: dict[str, dict[str, str]] = {
+    "netlink sockets": SOCKETS_NOT_MODELLED,
+    "nfnetlink": NFNETLINK_NOT_MODELLED,
+    "queue": QUEUE_NOT_MODELLED,
+}
+
+
+class _World:
+    """Everything that a snapshot holds."""
+
+    def __init__(self, gate: Gate, profile: Profile, process: Process) -> None:
+        self.clock = Clock()
+        self.hooks = HookTable()
+        self.queues = QueueTable(self.hooks, entry_limit=profile.entry_limit)
+        self.stack = Stack(self.clock, self.queues)
+        #: family -> its tables, once somebody has asked for them: as in Linux they hook themselves up at their first use
+        self.tables: dict[int, Any] = {}
+        self.sockets = SocketTable(gate, self.clock, profile, process, self.stack.sysctls)
+        self.nfnetlink = Nfnetlink(self.sockets, profile)
+        QueueSubsystem(self.nfnetlink, self.sockets, self.queues, profile)
+
+
+class FakeKernel:
+    """A Linux kernel in process: what `nfnl.transport.base.Kernel` is, and verbs that make things happen to it.
+
+    ``profile`` says which kernel it is like; ``capabilities`` and ``pid`` are those of the process that uses it, a root by
+    user id; ``when_idle`` says what becomes of a wait that nothing can end: ``"raise"`` ends it with `Idle`, ``"wait"`` waits for
+    another thread.
+
+    A verb returns when everything it has caused is done, or waits for somebody: a verdict, or `advance`. It may be called
+    from any thread. After `close` all but `close` raises `TransportClosed`.
+    """
+
+    def __init__(
+        self,
+        *,
+        profile: Profile = Profile(),
+        capabilities: Collection[int] = (Capability.NET_ADMIN, Capability.NET_BROADCAST),
+        when_idle: Literal["raise", "wait"] = "raise",
+        pid: int = 4242,
+    ) -> None:
+        self.profile = profile
+        self._gate = Gate(when_idle)
+        self._alive: _World | None = _World(self._gate, profile, Process(pid, 0, 0, capabilities))
+        #: `until_idle` blocks that are open
+        self._resting = 0
+
+    @property
+    def _world(self) -> _World:
+        if self._alive is None:
+            raise TransportClosed("the kernel was closed")
+        return self._alive
+
+    def __enter__(self) -> FakeKernel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<FakeKernel {self.profile.name}{'' if self._alive else ', closed'}>"
+
+    # -------------------------------------------------------------------------------------------------------------- packets
+
+    def send(
+        self,
+        packet: SupportsBytes,
+        *,
+        mark: int = 0,
+        priority: int = 0,
+        uid: int | None = None,
+        gid: int | None = None,
+        partial_checksum: bool = False,
+    ) -> Journey:
+        """A local program sends a packet, given from its network header on.
+
+        It goes as it is, as through a raw socket; with ``partial_checksum`` as through an ordinary socket, whose transport
+        checksum is finished later. ``uid`` and ``gid`` are the current process's unless given.
+        """
+        with self._gate:
+            process = self._world.sockets.current
+            return self._world.stack.send(
+                packet,
+                mark=mark,
+                priority=priority,
+                uid=process.uid if uid is None else uid,
+                gid=process.gid if gid is None else gid,
+                partial_checksum=partial_checksum,
+            )
+
+    def receive(self, packet: SupportsBytes, dev: str = "eth0", *, hwaddr: bytes | None = None) -> Journey:
+        """A packet arrives on a device; ``hwaddr`` is the source address of its frame."""
+        with self._gate:
+            return self._world.stack.receive(packet, dev, hwaddr=hwaddr)
+
+    def forward(self, packet: SupportsBytes, in_dev: str = "eth0", out_dev: str | None = None) -> Journey:
+        """A packet arrives that is to be passed on: forwarding is switched on and, with ``out_dev``, a route is made for it."""
+        with self._gate:
+            return self._world.stack.forward(packet, in_dev, out_dev)
+
+    # ------------------------------------------------------------------------------------------------------- configuration
+
+    def iptables(self, line: str) -> None:
+        """What follows ``iptables`` on a command line: ``"-A INPUT -j NFQUEUE --queue-num 0"``."""
+        with self._gate:
+            self._tables(IPV4).command(line)
+
+    def ip6tables(self, line: str) -> None:
+        """What follows ``ip6tables``."""
+        with self._gate:
+            self._tables(IPV6).command(line)
+
+    def iptables_restore(self, text: str) -> None:
+        """What is fed to ``iptables-restore``: all of it is done, or nothing."""
+        with self._gate:
+            self._tables(IPV4).restore(text)
+
+    def _tables(self, family: int) -> Any:
+        world = self._world
+        tables = world.tables.get(family)
+        if tables is None:
+            from nfnl.sim.iptables import Iptables
+
+            tables = world.tables[family] = Iptables(world.hooks, family)
+        return tables
+
+    def add_device(self, name: str, link: Link = Link.NONE, *, index: int | None = None, mtu: int = 1500) -> Device:
+        """A new device, up, without addresses. Raises OSError (EEXIST)."""
+        with self._gate:
+            return self._world.stack.add_device(name, link, index=index, mtu=mtu)
+
+    def add_address(self, dev: str, address: str) -> None:
+        """``"10.0.0.1/24"``: an address of this machine, and the network behind the device. Raises OSError (EEXIST, ENODEV)."""
+        with self._gate:
+            self._world.stack.add_address(dev, address)
+
+    def add_route(self, prefix: str, dev: str | None, *, mark: int | None = None) -> None:
+        """``"0.0.0.0/0"``; ``dev`` None: unreachable. With a mark: only for packets with that mark, and looked at first."""
+        with self._gate:
+            self._world.stack.add_route(prefix, dev, mark=mark)
+
+    def del_route(self, prefix: str, *, mark: int | None = None) -> None:
+        """Raises OSError (ESRCH)."""
+        with self._gate:
+            self._world.stack.del_route(prefix, mark=mark)
+
+    def set_up(self, dev: str, up: bool) -> None:
+        """``ip link set dev up|down``. Going down drops the queued packets that came in or go out through it."""
+        with self._gate:
+            self._world.stack.set_up(dev, up)
+
+    def sysctl(self, name: str, value: str | int | None = None) -> str:
+        """Read a sysctl by its dotted name, after writing ``value`` if one is given.
+
+        Raises OSError: ENOENT, EINVAL for what is no number, EACCES for writing without being root.
+        """
+        with self._gate:
+            sysctls = self._world.stack.sysctls
+            key = name.replace("/", ".")
+            if key not in sysctls:
+                raise Errno.ENOENT.error(name)
+            if value is not None:
+                if self._world.sockets.current.uid:
+                    raise Errno.EACCES.error(name)
+                try:
+                    sysctls[key] = int(value)
+                except ValueError:
+                    raise Errno.EINVAL.error(name) from None
+            return str(sysctls[key])
+
+    # ----------------------------------------------------------------------------------------------------------------- time
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds since this kernel was made."""
+        return self._world.clock.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and what falls due happen. Nothing else moves the clock."""
+        with self._gate:
+            self._world.clock.advance(seconds)
+            self._world.queues.run_to_rest()
+            self._gate.notify()
+
+    @contextmanager
+    def until_idle(self) -> Iterator[None]:
+        """Inside, a transport that has nothing to read answers `Wait.IDLE`, and an iteration over a queue ends. At the end
+        the machine is run to rest.
+        """
+        with self._gate:
+            assert self._world
+            self._resting += 1
+            self._gate.notify()
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._resting -= 1
+                if self._alive is not None:
+                    self._alive.queues.run_to_rest()
+
+    # --------------------------------------------------------------------------------------------------- sockets and /proc
+
+    @contextmanager
+    def process(
+        self, *, pid: int | None = None, uid: int = 0, gid: int | None = None, capabilities: Collection[int] = ()
+    ) -> Iterator[None]:
+        """Inside, calls come from another process: with this user and group (by default of equal number), these capabilities
+        and, unless given, the same pid.
+        """
+        with self._gate:
+            before = self._world.sockets.current
+            process = Process(before.pid if pid is None else pid, uid, uid if gid is None else gid, capabilities)
+            self._world.sockets.current = process
+        try:
+            yield
+        finally:
+            with self._gate:
+                if self._alive is not None:
+                    self._alive.sockets.current = before
+
+    def socket(self, type: int = SOCK_RAW, protocol: int = NETLINK_NETFILTER) -> FakeSocket:  # noqa: A002
+        """A netlink socket, opened by the current process, not bound.
+
+        Raises OSError: ESOCKTNOSUPPORT for a type that netlink has not, EPROTONOSUPPORT for every other protocol.
+        """
+        if type not in (SOCK_RAW, SOCK_DGRAM):
+            raise Errno.ESOCKTNOSUPPORT.error()
+        if protocol != NETLINK_NETFILTER:
+            raise Errno.EPROTONOSUPPORT.error()
+        with self._gate:
+            return FakeSocket(self._world.sockets.create(type))
+
+    def open(self, options: SocketOptions = SocketOptions()) -> FakeTransport:
+        """Open a socket as `nfnl.transport.base.Kernel.open` says. Raises OSError with the kernel's errno."""
+        sock = self.socket()
+        try:
+            return FakeTransport(sock, options, lambda: self._resting > 0)
+        except BaseException:
+            sock.close()
+            raise
+
+    def read_proc(self, name: str) -> str:
+        """The text of ``/proc/net/<name>``. Raises OSError: ENOENT, EACCES for what only root may read."""
+        with self._gate:
+            world = self._world
+            files = {"netlink": ProcFile(0o444, world.sockets.proc), **world.nfnetlink.proc}
+            if name not in files:
+                raise Errno.ENOENT.error(f"/proc/net/{name}")
+            process = world.sockets.current
+            if not files[name].mode & 0o004 and process.uid and process.gid:
+                raise Errno.EACCES.error(f"/proc/net/{name}")
+            return files[name].text()
+
+    def close(self) -> None:
+        """Close every socket. Closing twice is fine."""
+        with self._gate:
+            if self._alive is not None:
+                for sock in tuple(self._alive.sockets.sockets):
+                    _close_all(sock)
+                self._alive = None
+
+    # ------------------------------------------------------------------------------------------------------------ snapshots
+
+    def snapshot(self) -> Snapshot:
+        """The state of everything, to come back to with `Snapshot.restore`."""
+        with self._gate:
+            return Snapshot(self, self._world)
+
+
+#: What a tester may have in his hands. It stays the same object when a snapshot is restored.
+_HELD = (Journey, Device, Sock)
+
+
+class Snapshot:
+    """The state of a fake kernel at some moment."""
+
+    def __init__(self, kernel: FakeKernel, world: _World) -> None:
+        self._kernel = kernel
+        memo: dict[int, Any] = {}
+        self._world = copy.deepcopy(world, memo)
+        #: what the tester may hold, and its copy; deepcopy keeps the originals in a list in its memo
+        self._held = [(original, memo[id(original)]) for original in memo[id(memo)] if isinstance(original, _HELD)]
+
+    def restore(self) -> None:
+        """Put the kernel back to that moment, as often as you like.
+
+        Journeys, devices and sockets in the tester's hands go back with it; sockets opened since are closed, and sockets
+        closed since stay closed.
+        """
+        kernel = self._kernel
+        with kernel._gate:
+            now = kernel._world
+            before = {id(original) for original, _ in self._held}
+            for sock in tuple(now.sockets.sockets):
+                if id(sock) not in before:
+                    _close_all(sock)
+            memo: dict[int, Any] = {id(theirs): original for original, theirs in self._held}
+            world = copy.deepcopy(self._world, memo)
+            for original, theirs in self._held:
+                for name in theirs.__slots__:
+                    setattr(original, name, copy.deepcopy(getattr(theirs, name), memo))
+            world.sockets.current = now.sockets.current
+            kernel._alive = world
+            for sock in tuple(world.sockets.sockets):
+                if not sock.descriptors:
+                    world.sockets.release(sock)
+                elif sock.watchers:
+                    kernel._gate.ring(sock)
+            kernel._gate.notify()
+
+
+def _close_all(sock: Sock) -> None:
+    for descriptor in tuple(sock.descriptors):
+        descriptor.close()

@@ -1,0 +1,171 @@
+"""From a datagram to its subsystem: permission, dispatch, attribute policies (net/netfilter/nfnetlink.c, lib/nlattr.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+from nfnl.sim.errnos import Errno
+from nfnl.sim.netlink import Refusal, Request, acknowledge, walk
+from nfnl.sim.profile import Profile
+from nfnl.sim.socket import Capability, Sock, SocketTable
+from nfnl.wire.constants import NFGENMSG_LEN, NLA_HDRLEN, NLA_TYPE_MASK, NLMSG_HDRLEN, NlmsgType, SubsystemId, align4
+from nfnl.wire.control import Policy
+from nfnl.wire.declare import Attr, Message
+from nfnl.wire.header import NATIVE
+
+NOT_MODELLED = {
+    "subsystems but queue": "EINVAL, as for one that is not built into the kernel; batches for them: EOPNOTSUPP",
+}
+
+_BODY = NLMSG_HDRLEN + NFGENMSG_LEN
+_unpack_attribute = NATIVE.attr.unpack_from
+_NET_ADMIN = int(Capability.NET_ADMIN)
+
+#: attribute type -> payload; of a repeated one the last
+Attributes = dict[int, bytes]
+#: executes a request, or raises Refusal
+Handler = Callable[[Request, Attributes], None]
+
+#: NL_ATTR_TYPE_* of a plain number, by its size
+_NUMBER_TYPES = {1: 2, 2: 3, 4: 4, 8: 5}
+_NESTED_TYPE = 13
+
+
+class Check(NamedTuple):
+    """What a policy demands of an attribute (`struct nla_policy`)."""
+
+    #: fewest bytes of payload
+    minimum: int
+    #: may be empty; otherwise there must be room for an attribute header
+    nested: bool
+    #: what a refusal says, and the room the kernel reserves for that
+    policy: Policy | None
+    policy_room: int
+
+
+def check_of(field: Attr) -> Check | None:
+    """What the kernel's policy checks of a declared attribute; None where it checks nothing."""
+    layout = field.policy
+    if layout is None:
+        return None
+    if field.nest is not None:
+        return Check(0, True, Policy(type=_NESTED_TYPE), 32)
+    if layout.code in ("B", "H", "I", "Q"):
+        highest = (1 << 8 * layout.size) - 1
+        return Check(layout.size, False, Policy(min_unsigned=0, max_unsigned=highest, type=_NUMBER_TYPES[layout.size]), 40)
+    return Check(layout.size, False, None, 0)
+
+
+class Operation:
+    """One message type of a subsystem. ``declaration`` says what is checked of its attributes; None: nothing."""
+
+    __slots__ = ("checks", "handler")
+
+    def __init__(self, handler: Handler, declaration: type[Message] | None = None, *, unknown: Collection[str] = ()) -> None:
+        self.handler = handler
+        #: by attribute type; attributes that this kernel does not know yet are left out
+        self.checks: dict[int, Check] = {}
+        for field in declaration.__attrs__ if declaration else ():
+            if field.name not in unknown and (check := check_of(field)) is not None:
+                self.checks[field.number] = check
+
+
+class ProcFile(NamedTuple):
+    """A file below /proc/net."""
+
+    mode: int
+    text: Callable[[], str]
+
+
+class Nfnetlink:
+    """The subsystems there are, and the way to them. What is not registered is answered like a module that is not there."""
+
+    __slots__ = ("_operations", "_profile", "_sockets", "proc", "subsystems")
+
+    def __init__(self, sockets: SocketTable, profile: Profile) -> None:
+        self._sockets = sockets
+        self._profile = profile
+        self._operations: dict[int, Operation] = {}
+        self.subsystems: set[SubsystemId] = set()
+        #: files of the subsystems below /proc/net, by name
+        self.proc: dict[str, ProcFile] = {}
+        sockets.input = self.receive
+
+    def register(self, subsystem: SubsystemId, operations: Mapping[int, Operation], proc: Mapping[str, ProcFile]) -> None:
+        """Add a subsystem: its operations by number, and its files (`nfnetlink_subsys_register`)."""
+        self.subsystems.add(subsystem)
+        for number, operation in operations.items():
+            self._operations[subsystem << 8 | number] = operation
+        self.proc.update(proc)
+
+    def receive(self, sock: Sock, data: bytes, addressed: bool) -> None:
+        """A datagram for the kernel (`nfnetlink_rcv`). ``addressed``: the sender named the kernel as its destination."""
+        if len(data) < NLMSG_HDRLEN:
+            return
+        length, type_, _, _, _ = NATIVE.header.unpack_from(data)
+        if not NLMSG_HDRLEN <= length <= len(data):
+            return
+        if not (_NET_ADMIN in self._sockets.current.capabilities and (addressed or _NET_ADMIN in sock.opener.capabilities)):
+            acknowledge(Request(sock, data, 0), Errno.EPERM)
+        elif type_ == _BATCH_BEGIN:
+            self._batch(Request(sock, data, 0))
+        else:
+            walk(sock, data, self._execute)
+
+    def _execute(self, request: Request) -> None:
+        """`nfnetlink_rcv_msg`."""
+        if request.length < _BODY:
+            return
+        operation = self._operations.get(request.type)
+        if operation is None:
+            raise Refusal(Errno.EINVAL)
+        operation.handler(request, parse(request, operation.checks))
+
+    def _batch(self, begin: Request) -> None:
+        """`nfnetlink_rcv_skb_batch`: no subsystem that is modelled takes batches."""
+        if len(begin.data) < _BODY:
+            return
+        known = begin.res_id < self._profile.subsystems or begin.data[NLMSG_HDRLEN + 2 : _BODY] == _NFTABLES_HOST_ORDER
+        error = Errno.EOPNOTSUPP if known else Errno.EINVAL
+        try:
+            parse(begin, _BATCH_CHECKS)
+        except Refusal as refusal:
+            error = refusal.errno
+        begin.message = None  # batches are older than extended acks: nothing is said here
+        acknowledge(begin, error)
+
+
+#: old programs name nf_tables in the order of the host, and are understood
+_NFTABLES_HOST_ORDER = NATIVE.u16.pack(SubsystemId.NFTABLES)
+_BATCH_BEGIN = int(NlmsgType.BATCH_BEGIN)
+#: NFNL_BATCH_GENID
+_BATCH_CHECKS = {1: Check(4, False, None, 0)}
+
+
+def parse(request: Request, checks: Mapping[int, Check]) -> Attributes:
+    """The attributes of a request, read as leniently as the kernel does (`nla_parse_deprecated`).
+
+    Raises `Refusal` (ERANGE) when one is too short; the request then knows what is to be said about it.
+    """
+    data = request.data
+    offset, end = request.offset + _BODY, request.offset + request.length
+    found: Attributes = {}
+    while end - offset >= NLA_HDRLEN:
+        length, type_ = _unpack_attribute(data, offset)
+        if length < NLA_HDRLEN or length > end - offset:
+            break
+        number = type_ & NLA_TYPE_MASK
+        check = checks.get(number)
+        if check is not None:
+            size = length - NLA_HDRLEN
+            if size < check.minimum or (check.nested and 0 < size < NLA_HDRLEN):
+                request.message = "Attribute failed policy validation"
+                request.bad_attribute = offset - request.offset
+                request.policy, request.policy_room = check.policy, check.policy_room
+                raise Refusal(Errno.ERANGE)
+        found[number] = data[offset + NLA_HDRLEN : offset + length]
+        offset += align4(length)
+    if offset < end:
+        request.message = "bytes leftover after parsing attributes"
+    return found
