@@ -26,7 +26,7 @@ from nfnl.wire.header import BIG, LITTLE, NATIVE, ByteOrder, excerpt
 from nfnl.wire.layout import Layout
 
 #: How many shapes one codec remembers; beyond that messages are decoded generically. Real traffic has a handful per queue.
-MAX_SHAPES = 64
+MAX_SHAPES = 256
 #: Attributes begin here: behind nlmsghdr and nfgenmsg.
 BODY = NLMSG_HDRLEN + NFGENMSG_LEN
 
@@ -60,8 +60,10 @@ class Shape:
 
 
 class Pattern(NamedTuple):
-    """What a message must look like to have a shape."""
+    """What a message must look like to have a shape: everything but its values, and its seq and pid."""
 
+    type_and_flags: bytes
+    nfgenmsg: bytes
     #: every attribute header, nests included, in the order met
     headers: tuple[Header, ...]
     #: nlmsg_len, or None where the last attribute takes what is left
@@ -70,7 +72,9 @@ class Pattern(NamedTuple):
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for patterns that recognise the same messages."""
-        return self if self.length is not None else (*self.headers[:-1], self.headers[-1][::2])
+        if self.length is not None:
+            return self
+        return self.type_and_flags, self.nfgenmsg, *self.headers[:-1], self.headers[-1][::2]
 
 
 Matcher = Callable[[bytes], Any]
@@ -85,26 +89,27 @@ class Codec:
         self.order = order
         #: what tells shapes apart -> (shape, its matcher)
         self._known: dict[tuple[Any, ...], tuple[Shape, Matcher]] = {}
-        self._matcher: Matcher = lambda data: None
+        #: the matcher of the shape seen last: a view, or None for any other shape
+        self.match: Matcher = lambda data: None
 
     def decode(self, data: bytes, base: int = 0) -> Any:
         """A view of ``data``: one message with what stands behind it. ``base`` is its offset in the datagram, for errors.
 
         Raises `DecodeError`, naming attribute and offset.
         """
-        return self._matcher(data) or self._learn(data, base)
+        return self.match(data) or self._learn(data, base)
 
     def _learn(self, data: bytes, base: int) -> Any:
         """The other remembered shapes, then step by step. The shape seen last is tried first next time: traffic comes in runs."""
         for _, matcher in self._known.values():
             view = matcher(data)
             if view is not None:
-                self._matcher = matcher
+                self.match = matcher
                 return view
         shape, remember = self._analyse(data, base)
         if remember is not None and len(self._known) < MAX_SHAPES:
-            self._matcher = _matcher(self.cls, shape, remember)
-            self._known[remember.key] = shape, self._matcher
+            self.match = _matcher(self.cls, shape, remember)
+            self._known[remember.key] = shape, self.match
         return _view(self.cls, data, shape)
 
     def _analyse(self, data: bytes, base: int) -> tuple[Shape, Pattern | None]:
@@ -120,9 +125,9 @@ class Codec:
             return Shape(tuple(at), (BODY, end), order), None
         open_field = _open_end(cls, at, headers, end)
         if open_field is None:
-            return Shape(tuple(at), (BODY, end), order), Pattern(tuple(headers), end)
+            return Shape(tuple(at), (BODY, end), order), Pattern(data[4:8], data[16:20], tuple(headers), end)
         at[open_field] = slice(at[open_field].start, None)
-        return Shape(tuple(at), (BODY, None), order), Pattern(tuple(headers), None)
+        return Shape(tuple(at), (BODY, None), order), Pattern(data[4:8], data[16:20], tuple(headers), None)
 
 
 def _open_end(cls: type[View], at: list[Any], headers: list[Header], end: int) -> int | None:
@@ -197,21 +202,23 @@ def _place(
 def _matcher(cls: type[Message], shape: Shape, pattern: Pattern) -> Matcher:
     """Generate ``match(data) -> view | None`` for one shape.
 
-    One struct call takes nlmsg_len and every attribute header (as one 32-bit word each) out of the bytes. The type of the
-    message is not compared: the caller has chosen the codec by it.
+    One struct call takes nlmsg_len, type and flags, nfgenmsg and every attribute header out of the bytes, as 32-bit words, which
+    are then compared.
     """
     order = shape.order
+    words = [(4, pattern.type_and_flags), (16, pattern.nfgenmsg)]
+    words += [(offset, order.attr.pack(nla_len, nla_type)) for offset, nla_len, nla_type in pattern.headers]
     code, position, names, tests = order.prefix + "I", 4, ["n"], []
-    for i, (offset, nla_len, nla_type) in enumerate(pattern.headers):
+    for offset, word in words:
         code += f"{offset - position}xI"
         position = offset + 4
-        names.append(f"w{i}")
-        tests.append(f"w{i} == {order.u32.unpack(order.attr.pack(nla_len, nla_type))[0]}")
+        names.append(f"w{offset}")
+        tests.append(f"w{offset} == {order.u32.unpack(word)[0]}")
     if pattern.length is None:
         # the length of the last attribute follows from that of the message
         offset, _, nla_type = pattern.headers[-1]
         length_bits, type_bits = (0, nla_type << 16) if order is LITTLE else (16, nla_type)
-        tests[-1] = f"w{len(tests) - 1} == (n - {offset} << {length_bits} | {type_bits})"
+        tests[-1] = f"w{offset} == (n - {offset} << {length_bits} | {type_bits})"
         tests.insert(0, f"{offset + NLA_HDRLEN} <= n == len(data)")
     else:
         tests.insert(0, f"n == {pattern.length} == len(data)")
@@ -418,6 +425,28 @@ def pack_value(layout: Layout, value: Any, order: ByteOrder, path: str) -> bytes
     except (StructError, TypeError, construct.ConstructError, AttributeError) as error:
         raise EncodeError(f"{value!r} does not fit {layout.name}: {error}", path=path) from None
     return data
+
+
+def packer(cls: type[Message], field: str, order: ByteOrder = NATIVE, **header: int) -> Callable[..., bytes]:
+    """``pack(seq, *values) -> bytes`` for messages of one attribute of fixed layout: header words made once, values each time.
+
+    What it gives is what ``cls(nlmsg_seq=seq, field=values, **header)`` gives, several times faster.
+    """
+    spec = next(a for a in cls.__attrs__ if a.name == field)
+    layout = spec.layout
+    assert layout is not None
+    assert layout.code
+    assert layout.size % 4 == 0
+    full = dict.fromkeys(HEADER_FIELDS, 0) | header
+    attribute_head = order.attr.pack(NLA_HDRLEN + layout.size, spec.number)
+    template = message_bytes(cls.__type__, full, attribute_head + bytes(layout.size), order, cls.__name__)
+    before, between = template[:8], template[12:24]
+    pack_seq, pack_values = order.u32.pack, Struct(layout.prefix(order) + layout.code).pack
+
+    def pack(seq: int, *values: Any) -> bytes:
+        return before + pack_seq(seq) + between + pack_values(*values)
+
+    return pack
 
 
 def replace(view: V, changes: dict[str, Any]) -> V:

@@ -1,0 +1,142 @@
+"""What a user holds: a packet to answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, SupportsBytes
+
+from nfnl.errors import LocalProtocolError
+from nfnl.session.events import PacketQueued
+from nfnl.wire.constants import VERDICT_FLAG_QUEUE_BYPASS, Hook, Verdict
+
+if TYPE_CHECKING:
+    from nfnl._door import QueueDoor
+
+_DROP, _ACCEPT, _QUEUE, _REPEAT, _STOP = (
+    int(v) for v in (Verdict.DROP, Verdict.ACCEPT, Verdict.QUEUE, Verdict.REPEAT, Verdict.STOP)
+)
+
+
+class QueuedPacket(PacketQueued):
+    """A packet that waits for your verdict. Give exactly one: `accept`, `drop`, `repeat` or `queue`.
+
+    What is not there reads as None, but for the payload, which is then ``b""``. ``message`` is the whole decoded message, an
+    `nfnl.Packet`.
+    """
+
+    __slots__ = ()
+    owner: QueueDoor
+
+    # -- what it is ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def payload(self) -> bytes:
+        """The packet from the network header on, as far as it was copied; ``b""`` in copy mode META."""
+        return self.message.payload or b""
+
+    @property
+    def truncated(self) -> bool:
+        """The payload is not the whole packet: it was longer than ``copy_range``."""
+        return self.message.cap_len is not None
+
+    @property
+    def full_length(self) -> int:
+        """Length of the whole packet in bytes, copied or not; 0 in copy mode META, where the kernel does not tell."""
+        length = self.message.cap_len
+        return len(self.payload) if length is None else length
+
+    @property
+    def mark(self) -> int | None:
+        """The packet mark; None when it has none (0)."""
+        return self.message.mark
+
+    @property
+    def hook(self) -> Hook:
+        """Where the packet met the rule."""
+        return Hook(self.message.header.hook)
+
+    @property
+    def hw_protocol(self) -> int:
+        """EtherType: 0x0800 for IPv4, 0x86dd for IPv6."""
+        return self.message.header.hw_protocol
+
+    @property
+    def indev(self) -> int | None:
+        """Index of the interface it came in by."""
+        return self.message.indev
+
+    @property
+    def outdev(self) -> int | None:
+        """Index of the interface it will leave by."""
+        return self.message.outdev
+
+    @property
+    def timestamp(self) -> float | None:
+        """When it was received, in seconds since 1970-01-01, if the kernel noted it."""
+        stamp = self.message.timestamp
+        return None if stamp is None else stamp.seconds + stamp.microseconds / 1_000_000
+
+    @property
+    def uid(self) -> int | None:
+        """User id of the local socket that sent it, with `QueueFlag.UID_GID`."""
+        return self.message.uid
+
+    @property
+    def gid(self) -> int | None:
+        """Group id of the local socket that sent it, with `QueueFlag.UID_GID`."""
+        return self.message.gid
+
+    @property
+    def decided(self) -> bool:
+        """It has its verdict."""
+        return not self.owner.is_waiting(self.id)
+
+    # -- what becomes of it ----------------------------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        payload: bytes | SupportsBytes | None = None,
+        *,
+        mark: int | None = None,
+        priority: int | None = None,
+        stop: bool = False,
+    ) -> None:
+        """Let it go on with the next hook; with ``stop``, past all further hooks at this point (NF_STOP).
+
+        ``payload`` replaces the packet from the network header on; lengths and checksums in it must be right, the kernel repairs
+        nothing. ``mark`` replaces the packet mark (0 clears it), ``priority`` the priority (since Linux 5.18).
+
+        Raises `LocalProtocolError` if the packet has its verdict already, or for a new payload when the old one was `truncated`
+        (the rest of the packet would be lost); `EncodeError` for values that do not fit. The packet then still waits.
+        """
+        word = _STOP if stop else _ACCEPT
+        if payload is None and mark is None and priority is None:
+            self.owner.decide(self.id, word)
+            return
+        data = None
+        if payload is not None:
+            if self.truncated:
+                raise LocalProtocolError(
+                    f"packet {self.id} is truncated ({len(self.payload)} of {self.full_length} bytes were copied): "
+                    "a new payload would cut the rest off; bind with a larger copy_range"
+                )
+            data = bytes(payload)
+        self.owner.decide(self.id, word, payload=data, mark=mark, priority=priority)
+
+    def drop(self) -> None:
+        """Drop it. Raises `LocalProtocolError` if it has its verdict already."""
+        self.owner.decide(self.id, _DROP)
+
+    def repeat(self, *, mark: int | None = None) -> None:
+        """Send it through its hook once more (NF_REPEAT). Set a mark and let a rule pass what carries it, or it comes again."""
+        self.owner.decide(self.id, _REPEAT, mark=mark)
+
+    def queue(self, number: int, *, bypass: bool = False, mark: int | None = None) -> None:
+        """Send it to another queue; with ``bypass`` it goes on if nobody listens there (since Linux 2.6.39), else it is dropped."""
+        if not 0 <= number <= 0xFFFF:
+            raise LocalProtocolError(f"queue numbers go from 0 to 65535, not {number}")
+        word = number << 16 | (VERDICT_FLAG_QUEUE_BYPASS if bypass else 0) | _QUEUE
+        self.owner.decide(self.id, word, mark=mark)
+
+    def __repr__(self) -> str:
+        state = "decided" if self.decided else "waiting"
+        return f"<QueuedPacket {self.id} at {self.hook.name}, {len(self.payload)} bytes, {state}>"
