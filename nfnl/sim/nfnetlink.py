@@ -53,7 +53,7 @@ def check_of(field: Attr) -> Check | None:
         return Check(0, True, Policy(type=_NESTED_TYPE), 32)
     if layout.code in ("B", "H", "I", "Q"):
         highest = (1 << 8 * layout.size) - 1
-        return Check(layout.size, False, Policy(min_unsigned=0, max_unsigned=highest, type=_NUMBER_TYPES[layout.size]), 40)
+        return Check(layout.size, False, Policy(min_unsigned=0, max_unsigned=highest, type=_NUMBER_TYPES[layout.size]), 48)
     return Check(layout.size, False, None, 0)
 
 

@@ -517,10 +517,10 @@ class SocketTable:
 
     def insert(self, sock: Sock, port: int) -> None:
         """Give a socket its port. Raises OSError (EADDRINUSE)."""
+        sock.port = port  # even if it is refused: getsockname shows it from now on (`netlink_insert`)
         if port in self.ports:
             raise Errno.EADDRINUSE.error()
         self.ports[port] = sock
-        sock.port = port
         sock.bound = True
 
     def autobind(self, sock: Sock) -> None:
