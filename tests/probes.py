@@ -49,16 +49,6 @@ def lab_available() -> str | None:
 
 
 @probe
-def fake_kernel() -> str | None:
-    """The fake kernel has been written."""
-    try:
-        from nfnl.sim import FakeKernel  # noqa: F401
-    except ImportError as error:
-        return str(error)
-    return None
-
-
-@probe
 def rmem_max_visible() -> str | None:
     """Network namespaces show net.core.rmem_max, so that it can be compared with what their sockets do."""
     asked = subprocess.run(["unshare", "-n", "cat", "/proc/sys/net/core/rmem_max"], capture_output=True, text=True, check=False)

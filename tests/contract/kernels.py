@@ -13,24 +13,18 @@ import subprocess
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from enum import IntEnum
 from typing import Any, Protocol
 
 import probes
 
+from nfnl.sim import Capability, FakeKernel
 from nfnl.sim.journey import Journey
 from nfnl.transport.base import SocketOptions, Transport
 from nfnl.transport.linux import LinuxKernel
 from nfnl.wire.constants import NETLINK_NETFILTER
 
-
-class Capability(IntEnum):
-    """``CAP_*`` that a netlink socket asks for (include/uapi/linux/capability.h)."""
-
-    NET_BROADCAST = 11
-    NET_ADMIN = 12
-
-
+#: the number of the process in front of the fake kernel
+PROCESS_ID = 4242
 #: a user without any right of his own
 NOBODY = 65534
 
@@ -116,6 +110,24 @@ class KernelUnderTest:
     def another(self) -> KernelUnderTest:
         """A second network namespace, owned by the same user namespace."""
         raise NotImplementedError
+
+
+class FakeUnderTest(KernelUnderTest):
+    name = "fake"
+    kernel: FakeKernel
+
+    @property
+    def process_id(self) -> int:
+        return PROCESS_ID
+
+    def require(self, probe: str) -> None:
+        pass
+
+    def process(self, *, uid: int = 0, capabilities: Collection[Capability] = ()) -> AbstractContextManager[None]:
+        return self.kernel.process(uid=uid, capabilities=capabilities)
+
+    def another(self) -> KernelUnderTest:
+        return FakeUnderTest(self.cleanup.enter_context(FakeKernel(pid=PROCESS_ID)), self.cleanup)
 
 
 class LinuxUnderTest(KernelUnderTest):
@@ -207,4 +219,4 @@ def kernel_under_test(name: str) -> Iterator[KernelUnderTest]:
         if name == "linux":
             yield LinuxUnderTest(cleanup.enter_context(StandIn()), cleanup)
         else:
-            raise NotImplementedError
+            yield FakeUnderTest(cleanup.enter_context(FakeKernel(pid=PROCESS_ID)), cleanup)

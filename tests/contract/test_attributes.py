@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from contract.kernels import KernelUnderTest
-from contract.rules import rule
+from contract.rules import only, rule
 from contract.wirekit import (
     CONFIG,
     LOG_CONFIG,
@@ -191,7 +191,7 @@ NEST = attribute(1, struct.pack("=I", 13))
     [(CONFIG, MAXLEN, 3, U32), (CONFIG, PARAMS, 4, None), (VERDICT, MARK, 0, U32), (VERDICT, VLAN, 3, NEST)],
     ids=["u32", "structure", "u32 of a verdict", "nest"],
 )
-def test_the_refusal_says_what_would_be_right(owner: Client, operation: int, number: int, size: int, policy: bytes | None) -> None:
+def test_the_refusal_says_what_is_right(owner: Client, operation: int, number: int, size: int, policy: bytes | None) -> None:
     ack = owner.ack(nfnetlink(SubsystemId.QUEUE, operation, attribute(number, bytes(size)), res_id=7))
     assert ack.extended is not None
     assert (ack.extended.policy and bytes(ack.extended.policy)) == policy
@@ -247,6 +247,7 @@ def test_an_empty_nest_is_long_enough(owner: Client) -> None:
 
 
 @rule("AT-7")
+@only("linux", "queues have no number of 16 bits, and the log is not modelled yet")
 def test_the_policy_of_a_short_number(owner: Client) -> None:
     ack = owner.ack(nfnetlink(SubsystemId.ULOG, LOG_CONFIG, attribute(6, bytes(1))))
     assert ack.extended is not None
@@ -254,6 +255,7 @@ def test_the_policy_of_a_short_number(owner: Client) -> None:
 
 
 @rule("AT-9")
+@only("linux", "the log is not modelled yet")
 @pytest.mark.parametrize(("number", "least"), [(1, 1), (2, 6), (3, 4), (4, 4), (5, 4), (6, 2)])
 def test_how_long_an_attribute_of_the_log_must_be(kernel: KernelUnderTest, number: int, least: int) -> None:
     client = Client(kernel)

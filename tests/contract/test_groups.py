@@ -73,6 +73,24 @@ def test_memberships_are_listed_in_whole_words(kernel: KernelUnderTest) -> None:
     assert sock.getsockopt(SOL_NETLINK, SocketOption.LIST_MEMBERSHIPS, 8) == struct.pack("=I", 0)
 
 
+@rule("NL-21")
+@pytest.mark.parametrize("value", [b"", b"\1", b"\1\0\0"])
+def test_less_than_a_number_is_group_0(kernel: KernelUnderTest, value: bytes) -> None:
+    with refused(EINVAL):
+        kernel.socket().setsockopt(SOL_NETLINK, JOIN, value)
+
+
+@rule("NL-23")
+def test_a_member_without_a_port_is_passed_over(kernel: KernelUnderTest) -> None:
+    # whoever multicasts names a port that is to be left out; 0, if none, is also the port of those who have none
+    member = Client(kernel, bind=False).option(JOIN, 2)
+    speaker = Client(kernel)
+    speaker.socket.sendto(b"unbound", (0, 0b10))
+    member.socket.bind((0, 0b10))
+    speaker.socket.sendto(b"bound", (0, 0b10))
+    assert member.hear() == [b"bound"]
+
+
 @rule("NL-24")
 def test_a_member_hears_what_is_sent_to_the_group(kernel: KernelUnderTest) -> None:
     speaker, member, left = Client(kernel), Client(kernel), Client(kernel, groups=0b10)
@@ -109,6 +127,15 @@ def test_sending_to_others_needs_a_capability(kernel: KernelUnderTest, address: 
         sock = kernel.socket()
         with refused(EPERM):
             sock.sendto(b"x", address)
+
+
+@rule("NL-26")
+def test_an_address_that_connect_remembers_is_not_asked_about_again(kernel: KernelUnderTest) -> None:
+    sock, other = kernel.socket(), Client(kernel)
+    sock.connect((other.port_id, 0))
+    with kernel.process():
+        sock.send(b"x")
+    assert other.hear() == [b"x"]
 
 
 @rule("NL-26")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from errno import ENOBUFS, EPERM
+from errno import EINVAL, ENOBUFS, EPERM
 
 import pytest
 
@@ -13,10 +13,12 @@ from contract.rules import rule
 from contract.wirekit import (
     KERNEL,
     SO_RCVBUFFORCE,
+    VERDICT,
     Client,
     attribute,
     bind,
     fill,
+    nfnetlink,
     noop,
     nothing_to_receive,
     numbers,
@@ -27,9 +29,10 @@ from contract.wirekit import (
     small_buffer,
     small_head,
     truesize,
+    word,
 )
 from nfnl.transport.base import Wait
-from nfnl.wire.constants import SocketOption, align4
+from nfnl.wire.constants import SocketOption, SubsystemId, align4
 
 SOL_SOCKET, SO_RCVBUF, SO_ERROR = socket.SOL_SOCKET, socket.SO_RCVBUF, socket.SO_ERROR
 DONTWAIT, PEEK = socket.MSG_DONTWAIT, socket.MSG_PEEK
@@ -44,7 +47,7 @@ def asked(kernel: KernelUnderTest, size: int, option: int = SO_RCVBUF) -> int:
 
 
 def refusal(length: int) -> bytes:
-    """A request that is refused with a copy of itself: for a queue nobody has bound, with an unknown attribute of this length."""
+    """A request that is refused with a copy of itself: for an unbound queue, with an unknown attribute of this length."""
     return queue_config(attribute(99, bytes(length)), queue=9)
 
 
@@ -60,6 +63,12 @@ def test_the_default_size(kernel: KernelUnderTest) -> None:
 @pytest.mark.parametrize(("size", "stored"), [(0, LEAST), (1152, LEAST), (1153, 2306), (65536, 131072), (100001, 200002)])
 def test_the_size_is_doubled_and_never_tiny(kernel: KernelUnderTest, size: int, stored: int) -> None:
     assert asked(kernel, size) == stored
+
+
+@rule("RB-1")
+def test_the_size_is_a_whole_number(kernel: KernelUnderTest) -> None:
+    with refused(EINVAL):
+        kernel.socket().setsockopt(SOL_SOCKET, SO_RCVBUF, b"\0\0\1")
 
 
 @rule("RB-1")
@@ -130,7 +139,7 @@ def test_the_limit_is_shown_beside_the_charge(kernel: KernelUnderTest) -> None:
 
 
 @rule("RB-3")
-@pytest.mark.parametrize("length", [0, 100, 200, 340, 348, 380, 500, 704, 1000, 1700, 2000, 3500, 3800, 5000, 8000, 12000, 60000])
+@pytest.mark.parametrize("length", [0, 100, 200, 340, 348, 380, 500, 704, 1000, 1700, 3500, 3800, 5000, 12000, 60000])
 def test_what_a_refusal_is_charged_with(kernel: KernelUnderTest, length: int) -> None:
     client = Client(kernel)
     head = small_head(client)
@@ -151,6 +160,30 @@ def test_what_a_datagram_between_users_is_charged_with(kernel: KernelUnderTest, 
     data = (length + 63) & ~63
     paged = data + 320 > 4096
     assert receiver.charged == (data + 320 + 256 if paged else truesize(length, length, small_head=head))
+
+
+@rule("RB-3")
+@pytest.mark.parametrize("length", [1, 256, 257, 320, 704, 705, 1728, 3776, 3777, 8000, 20000])
+def test_what_a_multicast_between_users_is_charged_with(kernel: KernelUnderTest, length: int) -> None:
+    sender, members = Client(kernel), [Client(kernel, groups=0b10) for _ in range(2)]
+    head = small_head(members[0])
+    sender.socket.sendto(bytes(length), (0, 0b10))
+    assert [member.charged for member in members] == [truesize(length, length, small_head=head)] * 2
+
+
+@rule("RB-3", "AK-24")
+@pytest.mark.parametrize(("number", "policy_room"), [(2, 0), (3, 48), (19, 32)], ids=["structure", "number", "nest"])
+def test_what_an_explained_refusal_is_charged_with(kernel: KernelUnderTest, number: int, policy_room: int) -> None:
+    client = Client(kernel).option(SocketOption.EXT_ACK)
+    head = small_head(client)
+    for length in range(0, 400, 4):
+        request = nfnetlink(SubsystemId.QUEUE, VERDICT, attribute(99, bytes(length)) + attribute(number, bytes(3)))
+        client.tell(request)
+        charge = client.charged
+        [answer] = client.hear()
+        assert word(answer) == "ERANGE"
+        room = 40 + 8 + policy_room  # for the sentence, the offset, and the policy, however little of that is said
+        assert charge == truesize(20 + len(request) + room, len(answer), small_head=head), length
 
 
 # ------------------------------------------------------------------------------------------------------------------ admission
@@ -190,6 +223,17 @@ def test_what_does_not_fit_is_dropped_and_counted(kernel: KernelUnderTest) -> No
     with refused(ENOBUFS):
         client.hear()
     assert numbers(client.hear()) == list(range(fitted))
+
+
+@rule("RB-6")
+def test_the_answers_to_one_datagram_can_overrun_a_buffer(kernel: KernelUnderTest) -> None:
+    client = small_buffer(kernel)
+    client.tell(b"".join(noop(seq=seq) for seq in range(20)))
+    with refused(ENOBUFS):
+        client.hear()
+    fitted = numbers(client.hear())
+    assert fitted == list(range(len(fitted)))
+    assert client.drops == 20 - len(fitted) > 0
 
 
 @rule("RB-6")

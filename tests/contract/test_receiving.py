@@ -105,6 +105,14 @@ def test_who_may_not_wait_is_told_that_nothing_is_there(kernel: KernelUnderTest,
         Client(kernel).socket.recv(1000, DONTWAIT | flags)
 
 
+@rule("NL-54")
+def test_receiving_does_not_bind(kernel: KernelUnderTest) -> None:
+    sock = kernel.socket()
+    with refused(EAGAIN):
+        sock.recv(1000, DONTWAIT)
+    assert sock.getsockname() == (0, 0)
+
+
 @rule("NL-55")
 def test_the_group_comes_along_when_asked_for(kernel: KernelUnderTest) -> None:
     client = Client(kernel, groups=0b100).option(SocketOption.PKTINFO)
@@ -157,6 +165,15 @@ def test_a_filter_lets_through_what_it_accepts(kernel: KernelUnderTest) -> None:
     transport.apply(AttachFilter(program))
     transport.send(noop(seq=1) + noop(seq=2) + noop(seq=3))
     assert [struct.unpack_from("=I", datagram, 8)[0] for datagram in transport.receive()] == [2]
+
+
+@rule("NL-57")
+def test_a_filter_can_cut(kernel: KernelUnderTest) -> None:
+    transport = kernel.open()
+    transport.apply(AttachFilter(((0x06, 0, 0, 20),)))
+    transport.send(noop())
+    [datagram] = transport.receive()
+    assert (len(datagram), type(datagram)) == (20, bytes), "short, but nothing says so"
 
 
 @rule("NL-58")

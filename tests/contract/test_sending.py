@@ -27,6 +27,15 @@ def test_without_an_address_it_goes_where_the_socket_is_connected_to(kernel: Ker
     assert other.hear() == [b"hello"]
 
 
+@rule("NL-40", "NL-46")
+def test_a_socket_can_be_connected_to_a_group(kernel: KernelUnderTest) -> None:
+    member, client = Client(kernel, groups=0b10), Client(kernel)
+    client.socket.connect((0, 0b10))
+    client.socket.send(noop())
+    assert member.hear() == [noop()]
+    assert [word(answer) for answer in client.hear()] == ["ACK"]
+
+
 @rule("NL-40")
 @pytest.mark.parametrize(
     "datagram",
@@ -54,6 +63,24 @@ def test_a_datagram_must_fit_the_send_buffer(kernel: KernelUnderTest) -> None:
         sock.sendto(b"\0" * (room + 1), KERNEL)
 
 
+@rule("NL-42")
+def test_what_is_too_long_binds_all_the_same(kernel: KernelUnderTest) -> None:
+    sock = kernel.socket()
+    with refused(EMSGSIZE):
+        sock.sendto(bytes(1 << 20), KERNEL)
+    assert sock.getsockname() == (kernel.process_id, 0)
+
+
+@rule("NL-42")
+@pytest.mark.parametrize(("size", "stored"), [(0, 4608), (2304, 4608), (2305, 4610), (50000, 100000)])
+def test_the_send_buffer_is_doubled_and_never_tiny(kernel: KernelUnderTest, size: int, stored: int) -> None:
+    sock = kernel.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == stored
+    with refused(EMSGSIZE):
+        sock.sendto(bytes(stored - 31), KERNEL)
+
+
 @rule("NL-43")
 def test_there_is_no_out_of_band(kernel: KernelUnderTest) -> None:
     sock = kernel.socket()
@@ -76,6 +103,24 @@ def test_what_users_send_each_other_is_not_looked_at(kernel: KernelUnderTest, da
     sender.socket.sendto(data, (receiver.port_id, 0))
     assert receiver.socket.recvfrom(1000, socket.MSG_DONTWAIT) == (data, (sender.port_id, 0))
     assert nothing_to_receive(sender)
+
+
+@rule("NL-45")
+def test_a_socket_can_write_to_itself(kernel: KernelUnderTest) -> None:
+    client = Client(kernel)
+    client.socket.sendto(b"x", (client.port_id, 0))
+    assert client.hear() == [b"x"]
+
+
+@rule("NL-45", "RB-8")
+def test_a_congested_receiver_holds_senders_back_too(kernel: KernelUnderTest) -> None:
+    sender, receiver = Client(kernel), overrun(kernel)
+    receiver.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    receiver.hear_one()
+    before = receiver.drops
+    with refused(EAGAIN):
+        sender.socket.sendto(b"x", socket.MSG_DONTWAIT, (receiver.port_id, 0))
+    assert receiver.drops == before
 
 
 @rule("NL-45")

@@ -143,6 +143,15 @@ def test_a_port_is_free_as_soon_as_its_socket_is_closed(kernel: KernelUnderTest)
 
 
 @rule("NL-7")
+def test_a_new_socket_hears_nothing_that_was_sent_to_an_old_one(kernel: KernelUnderTest) -> None:
+    first = Client(kernel, port_id=4711)
+    first.tell(noop())
+    first.socket.close()
+    second = Client(kernel, port_id=4711)
+    assert (second.hear(), second.charged) == ([], 0)
+
+
+@rule("NL-7")
 def test_a_duplicate_keeps_the_port(kernel: KernelUnderTest) -> None:
     first = kernel.socket()
     first.bind((4711, 0))
@@ -212,10 +221,32 @@ def test_binding_again_replaces_the_groups(kernel: KernelUnderTest) -> None:
     assert sock.getsockname() == (4711, 0b100)
 
 
+@rule("NL-9")
+def test_binding_again_without_groups_leaves_them_all(kernel: KernelUnderTest) -> None:
+    sock = kernel.socket()
+    sock.bind((4711, 0b111))
+    sock.bind((4711, 0))
+    assert sock.getsockname() == (4711, 0)
+
+
+@rule("NL-8")
+def test_a_refused_bind_leaves_a_name_but_no_port(kernel: KernelUnderTest) -> None:
+    owner, sock = Client(kernel, port_id=4711), kernel.socket()
+    with refused(EADDRINUSE):
+        sock.bind((4711, 0b11))
+    assert sock.getsockname() == (4711, 0), "what was asked for, which means nothing"
+    Client(kernel, port_id=4712).socket.sendto(b"x", (4711, 0))
+    assert owner.hear() == [b"x"]
+    sock.bind((4713, 0))
+    assert sock.getsockname() == (4713, 0)
+
+
 @rule("NL-10")
 @only("linux", "the fake is called with Python's addresses, which cannot be malformed")
 @pytest.mark.parametrize(
-    ("family", "length", "number"), [(16, 11, EINVAL), (16, 12, 0), (16, 16, 0), (2, 12, EINVAL)], ids=["11", "12", "16", "family"]
+    ("family", "length", "number"),
+    [(16, 11, EINVAL), (16, 12, 0), (16, 16, 0), (2, 12, EINVAL)],
+    ids=["11 bytes", "12 bytes", "16 bytes", "family"],
 )
 def test_what_counts_as_an_address(kernel: KernelUnderTest, family: int, length: int, number: int) -> None:
     address = struct.pack("=HHII4x", family, 0, 4711, 0)[:length]
@@ -278,6 +309,14 @@ def test_a_socket_connected_elsewhere_hears_nothing_from_the_kernel(kernel: Kern
     client.socket.connect((4711, 0))
     client.tell(noop())
     assert nothing_to_receive(client)
+
+
+@rule("NL-15")
+def test_a_socket_connected_elsewhere_still_hears_its_groups(kernel: KernelUnderTest) -> None:
+    client = Client(kernel, groups=0b10)
+    client.socket.connect((4711, 0))
+    Client(kernel).socket.sendto(b"x", (0, 0b10))
+    assert client.hear() == [b"x"]
 
 
 @rule("NL-15")

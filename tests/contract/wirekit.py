@@ -230,10 +230,8 @@ def ip_packet(payload: bytes = b"", *, source: str = "10.0.0.1", destination: st
     """An IPv4 packet; its payload is a UDP datagram from port 5000 to port 9000 unless another protocol is named."""
     if protocol == 17:
         payload = struct.pack(">HHHH", 5000, 9000, 8 + len(payload), 0) + payload
-    total = 20 + len(payload)
-    header = (
-        struct.pack(">BBHHHBBH", 0x45, 0, total, 1, 0, 64, protocol, 0) + socket.inet_aton(source) + socket.inet_aton(destination)
-    )
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0) + addresses
     sum_ = sum(struct.unpack(">10H", header))
     checksum = ~(sum_ + (sum_ >> 16)) & 0xFFFF
     return header[:10] + struct.pack(">H", checksum) + header[12:] + payload
@@ -283,7 +281,7 @@ def small_head(client: Client) -> int:
 
 
 def truesize(alloc: int, used: int, *, small_head: int) -> int:
-    """What a message costs for which ``alloc`` bytes were asked and ``used`` written, on a 64-bit kernel (256: struct sk_buff)."""
+    """What a message costs for which ``alloc`` bytes were asked and ``used`` written, on x86-64 (256: struct sk_buff)."""
 
     def head(size: int) -> int:
         need = ((size + 63) & ~63) + 320  # struct skb_shared_info
