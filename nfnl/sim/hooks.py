@@ -62,8 +62,8 @@ class HookTable:
 
     def __init__(self) -> None:
         self._entries: dict[int, list[list[Entry]]] = {family: [[] for _ in HOOK_NAMES] for family in (IPV4, IPV6)}
-        #: per hook, what the stack does with a packet that has passed it
-        self.okfn: list[Callable[[Skb], None]] = []
+        #: per hook, what the stack does with a packet that has passed it; answers with an errno
+        self.okfn: list[Callable[[Skb], int]] = []
         #: `nf_queue`: (skb, hook, index of the function that said so, verdict word); True: bypassed, go on with the next function
         self.enqueue: Callable[[Skb, int, int, int], bool] = _no_queues
         #: find a new route for a packet whose mark or addresses changed in OUTPUT; 0 or an errno
@@ -90,8 +90,8 @@ class HookTable:
     def run(self, skb: Skb, hook: int) -> int:
         """Take a packet through a hook and, if it passes, hand it to the stack (`NF_HOOK`, `nf_hook_slow`).
 
-        Returns the errno a local sender sees: EPERM (or what the function says) for a packet that was dropped here, else 0;
-        a packet that went to a queue is not an error, whatever became of it there.
+        Returns the errno a local sender sees: EPERM (or what the function says) for a packet that was dropped here or later on its
+        way out, else 0. A packet that went to a queue is not an error, whatever became of it there.
         """
         skb.hook = hook
         entries = self._entries[skb.family][hook]
@@ -114,15 +114,14 @@ class HookTable:
                 if not self.enqueue(skb, hook, index, verdict):
                     return 0
             index += 1
-        self.okfn[hook](skb)
-        return 0
+        return self.okfn[hook](skb)
 
 
-def _no_queues(skb: Skb, hook: int, index: int, verdict: int) -> bool:  # noqa: ARG001
+def _no_queues(skb: Skb, hook: int, index: int, verdict: int) -> bool:
     raise RuntimeError("no QueueTable was put on these hooks")
 
 
-def _no_routes(skb: Skb) -> int:  # noqa: ARG001
+def _no_routes(skb: Skb) -> int:
     raise RuntimeError("no Stack was put on these hooks")
 
 

@@ -17,9 +17,9 @@ class Fate(Enum):
     SPLIT = "split"  #: replaced by its segments, each with a journey of its own
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happened at one hook."""
+    """One thing that happened at one hook. Steps of packets that meet the same rule may be the same object."""
 
     hook: str  #: ``"PREROUTING"`` ... ``"POSTROUTING"``, or ``""`` outside the hooks (routing)
     table: str  #: ``"mangle"``, ``"filter"`` ..., or ``""``
@@ -28,7 +28,8 @@ class Step:
     result: str  #: ``ACCEPT``, ``DROP``, ``QUEUE 0``, ``MARK 0x1`` ...
 
     def __str__(self) -> str:
-        place = " ".join(part for part in (self.table, self.hook if self.hook == self.chain else f"{self.hook} {self.chain}") if part)
+        chain = "" if self.chain == self.hook else self.chain
+        place = " ".join(filter(None, (self.table, self.hook, chain)))
         return f"{place}: {self.what} -> {self.result}"
 
 
@@ -47,10 +48,14 @@ class Journey:
     fate: Fate = Fate.MOVING
     #: why it ended so, in words: ``-A INPUT -j DROP``, ``queue 3: nobody listens``, ``verdict DROP from queue 0``
     reason: str = ""
+    #: what the local program that sent it was told: 0, or the errno of its ``sendto`` (1, EPERM, for a DROP; a packet lost in a
+    #: queue is no error)
+    errno: int = 0
     #: number of the queue it waits in, or waited in last
     queue: int | None = None
     steps: list[Step] = field(default_factory=list)
-    #: packets this kernel sent because of this one: echo replies, RSTs, ICMP errors, in the order sent
+    #: packets this kernel sent because of this one, in the order sent: echo replies, RSTs, ICMP errors, and the copy of a broadcast
+    #: or multicast that comes back to the machine it was sent from
     answers: list[Journey] = field(default_factory=list)
 
     @property

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from nfnl.sim.hooks import (
     ACCEPT,
+    FORWARD,
     HOOK_NAMES,
     OUTPUT,
     POSTROUTING,
@@ -20,10 +21,8 @@ from nfnl.sim.hooks import (
     STOP,
     VERDICT_MASK,
     VERDICT_NAMES,
-    FORWARD,
     HookTable,
 )
-from nfnl.sim.hooks import DROP as NF_DROP
 from nfnl.sim.journey import Fate, Journey, Step
 from nfnl.sim.skb import IPV4, Checksum, Skb
 
@@ -100,13 +99,13 @@ class QueuedEntry:
     def indev(self) -> int | None:
         """ifindex of the hook's input device; None where the hook has none (packets made here, before the loopback)."""
         dev = self.skb.indev
-        return dev and dev.index
+        return dev.index if dev else None
 
     @property
     def outdev(self) -> int | None:
         """ifindex of the hook's output device; None at PREROUTING and INPUT."""
         dev = self.skb.outdev
-        return dev and dev.index
+        return dev.index if dev else None
 
     @property
     def hwaddr(self) -> bytes | None:
@@ -121,12 +120,12 @@ class QueuedEntry:
     @property
     def uid(self) -> int | None:
         """User of the local socket that sent it; None for received and forwarded packets and for the kernel's own."""
-        return self.skb.sk and self.skb.sk.uid
+        return self.skb.sk.uid if self.skb.sk else None
 
     @property
     def gid(self) -> int | None:
         """Group of that socket."""
-        return self.skb.sk and self.skb.sk.gid
+        return self.skb.sk.gid if self.skb.sk else None
 
     @property
     def reroute_needed(self) -> bool:
@@ -209,15 +208,15 @@ class Queue:
         return f"<Queue {self.number} of {self.owner}, {len(self.entries)} waiting>"
 
 
-def _nobody(queue: Queue, entry: QueuedEntry) -> bool:  # noqa: ARG001
+def _nobody(queue: Queue, entry: QueuedEntry) -> bool:
     return False
 
 
 class QueueTable:
     """All queues of a network namespace.
 
-    ``entry_limit``: most packets in one queue, whatever its max_length (NFQNL_HASH_MAX... in kernels that keep them in a hash
-    table); None in kernels without the limit.
+    ``entry_limit``: most packets in one queue, whatever its max_length, in kernels that keep them in a hash table; None in
+    the others.
     """
 
     __slots__ = ("_queues", "entry_limit", "hooks", "run_to_rest")

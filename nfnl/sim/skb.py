@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from enum import IntEnum
 from struct import Struct
-from typing import Any
 
+from nfnl.errors import NfnlError
 from nfnl.sim.journey import Fate, Journey
 
 IPV4 = 2
 IPV6 = 10
 ICMP, IGMP, TCP, UDP, ICMPV6 = 1, 2, 6, 17, 58
 
-_IPV4_HEADER = Struct("!BBHHHBBH4s4s")
 _IPV4_MATCHED = Struct("!BxxxxxHxBxx4s4s")
 _U16 = Struct("!H")
 _U16_PAIR = Struct("!HH")
@@ -20,6 +19,10 @@ _U16_PAIR = Struct("!HH")
 #: IPv6 extension headers (`ipv6_ext_hdr` in net/ipv6/exthdrs_core.c), NEXTHDR_NONE included.
 HOPOPTS, ROUTING, FRAGMENT, AUTH, NONE, DSTOPTS = 0, 43, 44, 51, 59, 60
 _EXTENSIONS = frozenset((HOPOPTS, ROUTING, FRAGMENT, AUTH, NONE, DSTOPTS))
+
+
+class NotModelled(NfnlError, NotImplementedError):
+    """The real kernel does something here that this one has not learnt. Nothing is pretended."""
 
 
 class Link(IntEnum):
@@ -65,20 +68,22 @@ class RouteType(IntEnum):
     UNICAST = 1
     LOCAL = 2
     BROADCAST = 3
+    ANYCAST = 4
     MULTICAST = 5
     UNREACHABLE = 7
 
 
 class Route:
-    """What routing decided about a packet (`struct dst_entry`): out through ``dev``, or, if of a local kind, in from it."""
+    """What routing decided about a packet (`struct dst_entry`)."""
 
-    __slots__ = ("dev", "input", "length", "type")
+    __slots__ = ("dev", "length", "local", "type")
 
-    def __init__(self, type: RouteType, dev: Device, *, input: bool = False, length: int = 0) -> None:  # noqa: A002
+    def __init__(self, type: RouteType, dev: Device, *, local: bool = False, length: int = 0) -> None:  # noqa: A002
         self.type = type
+        #: the device it leaves through
         self.dev = dev
-        #: to be delivered here (``dst->input`` is `ip_local_deliver`)
-        self.input = input
+        #: to be delivered here when it comes in (``dst->input`` is `ip_local_deliver`), and if going out, here too
+        self.local = local
         #: prefix length of the entry that was found
         self.length = length
 
@@ -97,6 +102,10 @@ class Owner:
 KERNEL = Owner(None, None)
 
 
+#: What `Skb.parse` finds: source, destination, protocol, fragment offset, offset of the transport header.
+Parsed = tuple[bytes, bytes, int, int, int]
+
+
 class Checksum(IntEnum):
     """``skb->ip_summed``: what is known about the transport checksum."""
 
@@ -106,7 +115,10 @@ class Checksum(IntEnum):
 
 
 def checksum(data: bytes, initial: int = 0) -> int:
-    """The Internet checksum (RFC 1071) of ``data`` and of a sum ``initial`` that goes before; 0 when a sum that is in ``data`` is right."""
+    """The Internet checksum (RFC 1071) of ``data`` and of a sum ``initial`` that goes before it.
+
+    0 over data that has its right checksum in it.
+    """
     if len(data) & 1:
         data += b"\0"
     # 2**16 = 1 modulo 0xffff: the sum of the words and the one big number have the same remainder
@@ -131,9 +143,11 @@ class Skb:
         "family",
         "hook",
         "hwaddr",
+        "ignore_df",
         "indev",
         "ip",
         "journey",
+        "looped",
         "mark",
         "outdev",
         "ports",
@@ -143,7 +157,9 @@ class Skb:
         "tstamp",
     )
 
-    def __init__(self, data: bytes, family: int, journey: Journey, mark: int = 0, priority: int = 0, sk: Owner | None = None) -> None:
+    def __init__(
+        self, data: bytes, family: int, journey: Journey, mark: int = 0, priority: int = 0, sk: Owner | None = None
+    ) -> None:
         self.data = data
         #: 2 or 10 (NFPROTO_IPV4, NFPROTO_IPV6)
         self.family = family
@@ -160,6 +176,10 @@ class Skb:
         self.hwaddr: bytes | None = None
         #: seconds since 1970 when it was received; None unless somebody asked for time stamps
         self.tstamp: float | None = None
+        #: IPv6: may be cut into fragments on its way out, as the kernel's own packets are
+        self.ignore_df = False
+        #: this machine's own copy of a broadcast or multicast: it comes in where it would go out (PACKET_LOOPBACK)
+        self.looped = False
         #: where routing sends it (``skb->dst``)
         self.dst: Route | None = None
         #: offset of the transport header as noted when the packet was made or received (``skb_transport_offset``)
@@ -169,7 +189,7 @@ class Skb:
         self.csum_start = 0
         self.csum_offset = 0
         #: what `parse` found, or None
-        self.ip: tuple[bytes, bytes, int, int, int] | None = None
+        self.ip: Parsed | None = None
         #: what `parse_ports` found, or None
         self.ports: tuple[int, int] | None = None
 
@@ -183,13 +203,15 @@ class Skb:
         self.data = data
         self.ip = self.ports = None
 
-    def parse(self) -> tuple[bytes, bytes, int, int, int]:
+    def parse(self) -> Parsed:
         """What rules look at: source, destination, transport protocol, fragment offset, offset of the transport header.
 
         The protocol is -1 when the chain of IPv6 extension headers is broken. The fragment offset is 0 for a whole packet
         and a first fragment; it counts 8-byte units in IPv4 and bytes in IPv6, as the match functions get it.
         """
         data = self.data
+        if len(data) < 40:  # a payload put in by a verdict may be anything
+            data = data.ljust(40, b"\0")
         if self.family == IPV4:
             first, frag, proto, src, dst = _IPV4_MATCHED.unpack_from(data)
             self.ip = ip = (src, dst, proto, frag & 0x1FFF, (first & 0xF) << 2)
@@ -205,8 +227,11 @@ class Skb:
 
     # ------------------------------------------------------------------ checksums
 
-    def set_partial(self, start: int, offset: int) -> None:
-        """Note that the checksum at ``start + offset`` holds only the sum of the pseudo header (CHECKSUM_PARTIAL)."""
+    def set_partial(self, start: int, offset: int, pseudo: int) -> None:
+        """Put the sum of the pseudo header at ``start + offset``, to be completed later (CHECKSUM_PARTIAL)."""
+        at = start + offset
+        sum_ = 0xFFFF - checksum(b"", pseudo)
+        self.set_data(self.data[:at] + _U16.pack(sum_) + self.data[at + 2 :])
         self.csum, self.csum_start, self.csum_offset = Checksum.PARTIAL, start, offset
 
     def finish_checksum(self) -> None:
@@ -226,7 +251,7 @@ class Skb:
     # ------------------------------------------------------------------ the end
 
     def end(self, fate: Fate, reason: str = "") -> None:
-        """The journey of this packet is over."""
+        """The journey of this packet is over, or pauses."""
         journey = self.journey
         journey.fate, journey.reason, journey.data, journey.mark = fate, reason, self.data, self.mark
 
@@ -260,8 +285,3 @@ def find_header(data: bytes) -> tuple[int, int, int, int]:
         proto, named_at = following, at
         at += length
     return proto, at, 0, named_at
-
-
-def packet_bytes(packet: Any) -> bytes:
-    """The bytes of anything with ``__bytes__`` (scapy packets), and of bytes-like objects."""
-    return bytes(packet)

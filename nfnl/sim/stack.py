@@ -1,63 +1,188 @@
-"""The IP stack around the hooks: devices, addresses, routing, local delivery, and the answers the kernel itself gives.
+"""The IP stack around the hooks: devices, the way in, the way through and the way out, and when the kernel answers.
 
-INTERFACE; the implementation follows.
+Follows net/ipv4/{raw,ip_input,ip_forward,ip_output,route,icmp}.c and their IPv6 twins in what a packet filter can see of them.
+There are no local sockets: every TCP and UDP port is closed, and what `Stack.send` is given is sent as by a raw socket.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from errno import EEXIST, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETDOWN, ENETUNREACH, ENODEV
 from typing import SupportsBytes
 
+from nfnl.sim import answers, exthdrs
 from nfnl.sim.clock import Clock
-from nfnl.sim.journey import Journey
+from nfnl.sim.hooks import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING
+from nfnl.sim.journey import Fate, Journey
 from nfnl.sim.queueing import QueueTable
-from nfnl.sim.skb import Device, Link
+from nfnl.sim.routing import ALL_ONES, ANY4, ANY6, LOOPBACK6, Routing
+from nfnl.sim.skb import (
+    HOPOPTS,
+    ICMP,
+    ICMPV6,
+    IGMP,
+    IPV4,
+    IPV6,
+    KERNEL,
+    NONE,
+    TCP,
+    UDP,
+    Device,
+    Link,
+    NotModelled,
+    Owner,
+    Route,
+    RouteType,
+    Skb,
+    checksum,
+)
+
+#: Packet priority by the four TOS bits (`ip_tos2prio`).
+_PRIORITY_OF_TOS = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
+_IPV6_MIN_MTU = 1280
+_UDPLITE = 136
+#: Options of IPv4 that neither a router nor a receiver does anything about: end of list, no operation, router alert.
+_IDLE_OPTIONS = frozenset((0, 1, 148))
+
+SYSCTLS = {
+    "net.ipv4.ip_forward": 0,
+    "net.ipv4.ip_default_ttl": 64,
+    "net.ipv4.icmp_echo_ignore_all": 0,
+    "net.ipv4.icmp_echo_ignore_broadcasts": 1,
+    # milliseconds for one ICMP error to an address, of which 6 may be saved up; 0: no limit; only for types in the mask
+    "net.ipv4.icmp_ratelimit": 1000,
+    "net.ipv4.icmp_ratemask": 6168,
+    "net.ipv4.conf.all.send_redirects": 1,
+    "net.ipv6.conf.all.forwarding": 0,
+    "net.ipv6.conf.all.hop_limit": 64,
+    "net.ipv6.icmp.echo_ignore_all": 0,
+    "net.ipv6.icmp.ratelimit": 100,
+}
+
+
+class Peer:
+    """What is remembered of an address for the sake of rate limits (`struct inet_peer`). Milliseconds.
+
+    Several limits share these three numbers, as they do in the kernel: one kind of message can use up what another had saved.
+    """
+
+    __slots__ = ("last", "redirects", "tokens")
+
+    def __init__(self, now: int) -> None:
+        self.tokens = 0
+        self.last = now - 60_000
+        self.redirects = 0
+
+    def error_allowed(self, now: int, cost: int, burst: int = 6) -> bool:
+        """`inet_peer_xrlim_allow`."""
+        if now != self.last:
+            self.tokens = min(self.tokens + now - self.last, burst * cost)
+            self.last = now
+        if self.tokens < cost:
+            return False
+        self.tokens -= cost
+        return True
+
+    def redirect_allowed(self, now: int) -> bool:
+        """`ip_rt_send_redirect`: at growing intervals, nine times, then silence for 20 seconds."""
+        if now > self.last + 20_480:
+            self.tokens = self.redirects = 0
+        if self.redirects >= 9:
+            self.last = now
+            return False
+        if self.redirects and now <= self.last + (20 << self.redirects):
+            return False
+        self.last = now
+        self.redirects += 1
+        return True
 
 
 class Stack:
     """One network namespace: lo, eth0 with 10.0.0.1/24 and fd00::1/64, and a default route through eth0.
 
-    ``FakeKernel`` is composed like this::
+    Composed like this::
 
         clock = Clock()
         hooks = HookTable()
         queues = QueueTable(hooks)
         stack = Stack(clock, queues)
-        iptables = Iptables(hooks, IPV4); ip6tables = Iptables(hooks, IPV6)     # nfnl.sim.iptables
+        iptables, ip6tables = Iptables(hooks, IPV4), Iptables(hooks, IPV6)      # nfnl.sim.iptables
 
-    Everything is plain objects and bound methods: `copy.deepcopy` of the object that holds all of these (one call, so that they
-    stay connected) is a snapshot; putting a deep copy of the copy back restores it.
+    All of it is plain objects and bound methods: one `copy.deepcopy` of whatever holds them (one call, so that they stay connected)
+    is a snapshot, and putting a deep copy of that copy in the same place restores it. Journeys are copied along, so those a tester
+    holds are not the restored machine's.
     """
 
     def __init__(self, clock: Clock, queues: QueueTable) -> None:
         self.clock = clock
         self.queues = queues
         self.hooks = queues.hooks
-        #: by name; change `Device.mtu` and friends freely, `Device.up` only through `set_up`
-        self.devices: dict[str, Device] = {}
-        #: ``"net.ipv4.ip_forward"`` and the like -> number. Unknown names are not in here.
-        self.sysctls: dict[str, int] = {}
-        #: somebody on the machine asked for receive time stamps (SO_TIMESTAMP)
+        #: somebody on the machine asked for receive time stamps (SO_TIMESTAMP): every packet gets one
         self.timestamping = False
+        #: what can be tuned, by name; what is not in here is not modelled
+        self.sysctls = dict(SYSCTLS)
+        #: by name; `Device.mtu` and the MAC addresses may be changed freely, `Device.up` through `set_up`
+        self.devices: dict[str, Device] = {}
+        self.routing = Routing(self.add_device("lo", Link.LOOPBACK, mtu=65536))
+        eth0 = self.add_device("eth0")
+        for address in ("10.0.0.1/24", "fd00::1/64"):
+            self.routing.add_address(eth0, address)
+        for prefix in ("0.0.0.0/0", "::/0"):
+            self.routing.add_route(prefix, eth0, None)
+        self._ip_id = 0
+        #: packets that wait to come in through their ``indev`` (the softirq backlog)
+        self._backlog: deque[Skb] = deque()
+        self._running = False
+        self._peers: dict[bytes, Peer] = {}
+        self.hooks.okfn = [self._routed_in, self._to_protocol, self._output, self._output, self._transmit]
+        self.hooks.reroute = self._reroute
+        queues.run_to_rest = self.run
+
+    # ------------------------------------------------------------------ the machine's configuration
 
     def add_device(self, name: str, link: Link = Link.NONE, *, index: int | None = None, mtu: int = 1500) -> Device:
-        """A new device, up, without addresses. Raises OSError (EEXIST)."""
-        raise NotImplementedError
+        """A new device, up and without addresses. Raises OSError (EEXIST)."""
+        index = index or max((dev.index for dev in self.devices.values()), default=0) + 1
+        if name in self.devices or any(dev.index == index for dev in self.devices.values()):
+            raise OSError(EEXIST, "File exists", name)
+        device = self.devices[name] = Device(name, index, link, mtu=mtu)
+        return device
+
+    def device(self, name: str) -> Device:
+        """Raises OSError (ENODEV)."""
+        try:
+            return self.devices[name]
+        except KeyError:
+            raise OSError(ENODEV, "No such device", name) from None
 
     def add_address(self, dev: str, address: str) -> None:
         """``"10.0.0.1/24"``: an address of this machine and the network behind the device. Raises OSError (EEXIST, ENODEV)."""
-        raise NotImplementedError
+        self.routing.add_address(self.device(dev), address)
 
     def add_route(self, prefix: str, dev: str | None, *, mark: int | None = None) -> None:
-        """``"0.0.0.0/0"``; ``dev`` None: unreachable. With a mark: only for packets with that mark, and looked at first."""
-        raise NotImplementedError
+        """``"192.0.2.0/24"`` leads out of ``dev``; None: it is unreachable. Raises OSError (EEXIST, ENODEV).
+
+        With a mark the route is for packets with that mark only and comes before the others, as ``ip rule add fwmark`` makes it.
+        """
+        self.routing.add_route(prefix, self.device(dev) if dev is not None else None, mark)
 
     def del_route(self, prefix: str, *, mark: int | None = None) -> None:
         """Raises OSError (ESRCH)."""
-        raise NotImplementedError
+        self.routing.del_route(prefix, mark)
 
     def set_up(self, dev: str, up: bool) -> None:
-        """``ip link set dev up|down``. Going down drops the queued packets that came in or go out through it."""
-        raise NotImplementedError
+        """``ip link set dev up|down``. Raises OSError (ENODEV).
+
+        Going down takes along the device's routes made by hand, its IPv6 addresses, and what waits in queues having come in
+        or about to go out through it; coming up brings none of that back.
+        """
+        device = self.device(dev)
+        if device.up and not up:
+            self.queues.device_down(device.index)
+            self.routing.device_down(device)
+        device.up = up
+
+    # ------------------------------------------------------------------ the tester's verbs
 
     def send(
         self,
@@ -69,13 +194,602 @@ class Stack:
         gid: int | None = 0,
         partial_checksum: bool = False,
     ) -> Journey:
-        """A local program sends a packet: as through a raw socket with IP_HDRINCL, or, with ``partial_checksum``, an ordinary one."""
-        raise NotImplementedError
+        """A local program sends a packet, as root through a raw socket with IP_HDRINCL if nothing else is said.
+
+        As there, IPv4's total length and header checksum are set, and id and source if they are 0; nothing in IPv6 is. What
+        ``sendto`` reports is `Journey.errno`. With ``partial_checksum`` the TCP or UDP checksum is left to the device, as an
+        ordinary socket leaves it.
+        """
+        skb = self._new(bytes(packet), Owner(uid, gid), mark, priority)
+        journey = skb.journey
+        journey.errno = self._raw_send(skb, partial_checksum)
+        if journey.errno and journey.fate is Fate.MOVING:
+            skb.drop(_SEND_ERRORS[journey.errno])
+        self.run()
+        return journey
 
     def receive(self, packet: SupportsBytes, dev: str = "eth0", *, hwaddr: bytes | None = None) -> Journey:
-        """A packet arrives on a device."""
-        raise NotImplementedError
+        """A packet arrives on a device. ``hwaddr`` is the source of its Ethernet header, where the device has one.
+
+        Raises OSError: ENODEV, ENETDOWN.
+        """
+        device = self.device(dev)
+        if not device.up:
+            raise OSError(ENETDOWN, "Network is down", dev)
+        skb = self._new(bytes(packet), None)
+        if device.link is not Link.NONE:
+            skb.hwaddr = hwaddr or device.peer_mac
+        self._netif_rx(skb, device)
+        self.run()
+        return skb.journey
 
     def forward(self, packet: SupportsBytes, in_dev: str = "eth0", out_dev: str | None = None) -> Journey:
-        """A packet arrives that is to be passed on: switches forwarding on and, with ``out_dev``, makes the route; then `receive`."""
-        raise NotImplementedError
+        """A packet arrives on ``in_dev`` that is to be passed on, and the machine is made to do so.
+
+        For good: forwarding is switched on for the packet's family and, with ``out_dev``, its destination gets a route through
+        that device. Raises as `receive`.
+        """
+        data = bytes(packet)
+        family = _family(data)
+        self.sysctls["net.ipv4.ip_forward" if family == IPV4 else "net.ipv6.conf.all.forwarding"] = 1
+        if out_dev is not None:
+            dst, device = _addresses(data)[1], self.device(out_dev)
+            route = self.routing.output(family, dst)
+            if route is None or route.dev is not device:
+                self.routing.add_host_route(dst, device)
+        return self.receive(data, in_dev)
+
+    def run(self) -> None:
+        """Until nothing moves."""
+        if self._running:
+            return
+        self._running = True
+        try:
+            while self._backlog:
+                self._netif_receive(self._backlog.popleft())
+        finally:
+            self._running = False
+
+    @staticmethod
+    def _new(data: bytes, sk: Owner | None, mark: int = 0, priority: int = 0) -> Skb:
+        return Skb(data, _family(data), Journey(data, data, mark), mark, priority, sk)
+
+    # ------------------------------------------------------------------ out
+
+    def _raw_send(self, skb: Skb, partial_checksum: bool) -> int:
+        """`raw_send_hdrinc`, `rawv6_send_hdrinc`. An errno, or 0 if the packet was sent."""
+        data = skb.data
+        v4 = skb.family == IPV4
+        least = 20 if v4 else 40
+        header = (data[0] & 0xF) << 2 if v4 and data else 40
+        if len(data) < least or header < least or header > len(data):
+            return EINVAL
+        src, dst = _addresses(data)
+        route, error = self._route_output(skb.family, LOOPBACK6 if dst == ANY6 else dst, skb.mark)
+        if route is None:
+            return error
+        if len(data) > route.dev.mtu:
+            return EMSGSIZE
+        skb.dst = route
+        skb.transport = header if v4 or partial_checksum else 0
+        if v4:
+            if src == ANY4:
+                src = self.routing.source(IPV4, route, dst) or ANY4
+            ip_id = data[4:6] if data[4] or data[5] else self._next_id().to_bytes(2, "big")
+            head = data[:2] + len(data).to_bytes(2, "big") + ip_id + data[6:10] + b"\0\0" + src + data[16:header]
+            skb.data = head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + data[header:]
+        if partial_checksum:
+            src, dst, protocol, _, at = skb.parse()
+            skb.set_partial(at, {TCP: 16, UDP: 6}[protocol], answers.pseudo(src, dst, protocol, len(data) - at))
+        return self._local_out(skb)
+
+    def _route_output(self, family: int, dst: bytes, mark: int = 0) -> tuple[Route | None, int]:
+        """A route, or None and the errno of having none."""
+        route = self.routing.output(family, dst, mark)
+        if route is None:
+            return None, ENETUNREACH
+        if route.type is RouteType.UNREACHABLE:
+            return None, EHOSTUNREACH
+        return route, 0
+
+    def _local_out(self, skb: Skb) -> int:
+        assert skb.dst is not None
+        skb.outdev = skb.dst.dev
+        return self.hooks.run(skb, OUTPUT)
+
+    def _reroute(self, skb: Skb) -> int:
+        """`ip_route_me_harder`: only what comes after OUTPUT sees the new device."""
+        route, error = self._route_output(skb.family, skb.parse()[1], skb.mark)
+        if route is not None:
+            skb.dst = route
+        return error
+
+    def _output(self, skb: Skb) -> int:
+        """Passed OUTPUT or FORWARD (`ip_output`, `ip_mc_output`, `ip6_output`)."""
+        route = skb.dst
+        assert route is not None
+        skb.outdev = route.dev
+        if route.local and route.dev.link is not Link.LOOPBACK:
+            self._keep_copy(skb, route)
+        return self.hooks.run(skb, POSTROUTING)
+
+    def _keep_copy(self, skb: Skb, route: Route) -> None:
+        """This machine is among the addressees: a copy passes POSTROUTING too, and comes in where the packet goes out."""
+        copy = Skb(skb.data, skb.family, Journey(skb.data, skb.data, skb.mark), skb.mark, skb.priority)
+        skb.journey.answers.append(copy.journey)
+        copy.dst, copy.outdev = route, self.routing.lo
+        copy.outdev = route.dev
+        copy.looped = True
+        self.hooks.run(copy, POSTROUTING)
+
+    def _transmit(self, skb: Skb) -> int:
+        """Passed POSTROUTING (`ip_finish_output` and the device)."""
+        dev = skb.outdev
+        assert dev is not None
+        if skb.looped or dev.link is Link.LOOPBACK:
+            skb.hwaddr = None if dev.link is Link.NONE else dev.mac
+            self._netif_rx(skb, dev)
+            return 0
+        pieces = 1
+        if len(skb.data) > dev.mtu:
+            pieces = _fragments(skb, dev.mtu)
+            if not pieces:
+                self._too_big(skb, dev)
+                return EMSGSIZE
+        skb.finish_checksum()
+        skb.end(Fate.SENT, f"in {pieces} fragments" if pieces > 1 else "")
+        return 0
+
+    def _too_big(self, skb: Skb, dev: Device) -> None:
+        if skb.family == IPV4:
+            self._icmp_error(skb, answers.DEST_UNREACH, answers.FRAG_NEEDED, dev.mtu)
+        else:
+            self._icmp_error(skb, answers.V6_PACKET_TOO_BIG, 0, max(dev.mtu, _IPV6_MIN_MTU))
+        skb.drop(f"longer than the MTU of {dev.name}, and not to be cut")
+
+    # ------------------------------------------------------------------ in
+
+    def _netif_rx(self, skb: Skb, dev: Device) -> None:
+        skb.indev, skb.outdev, skb.sk = dev, None, None
+        self._backlog.append(skb)
+
+    def _netif_receive(self, skb: Skb) -> None:
+        """`ip_rcv`, `ipv6_rcv`: what is checked before PREROUTING."""
+        if self.timestamping:
+            skb.tstamp = self.clock.wall()
+        problem = _ip_rcv(skb) if skb.family == IPV4 else _ipv6_rcv(skb)
+        if problem:
+            skb.drop(problem)
+        else:
+            self.hooks.run(skb, PREROUTING)
+
+    def _routed_in(self, skb: Skb) -> int:
+        """Passed PREROUTING (`ip_rcv_finish`). What came over the loopback keeps the route it was sent with."""
+        v4 = skb.family == IPV4
+        if v4 and skb.data[0] & 0xF > 5:
+            _check_options(skb.data)
+        route = skb.dst
+        if route is None:
+            found = self._route_input4(skb) if v4 else self._route_input6(skb)
+            if isinstance(found, str):
+                skb.drop(found)
+                return 0
+            route = skb.dst = found
+        if route.local:
+            return self._local_deliver(skb)
+        return self._forward4(skb, route) if v4 else self._forward6(skb, route)
+
+    def _route_input4(self, skb: Skb) -> Route | str:
+        """`ip_route_input_slow`: a route, or why there is none."""
+        src, dst, *_ = skb.parse()
+        dev = skb.indev
+        assert dev is not None
+        routing = self.routing
+        own_source = routing.is_configured(src)
+        multicast, from_loopback = dst[0] >> 4 == 0xE, src[0] == 127
+        limited_broadcast = dst == ALL_ONES or src == dst == ANY4
+        if src[0] >> 4 == 0xE or src == ALL_ONES or own_source or (from_loopback and not limited_broadcast):
+            return "martian source"
+        if multicast:
+            if not routing.joined(dev, dst, router=False):
+                return "multicast group nobody joined"
+            return Route(RouteType.MULTICAST, dev, local=True)
+        if limited_broadcast:
+            return Route(RouteType.BROADCAST, dev, local=True)
+        if src == ANY4:
+            return "martian source"
+        if dst == ANY4 or dst[0] == 127:
+            return "martian destination"
+        if routing.broadcast_device(dst):
+            return Route(RouteType.BROADCAST, dev, local=True)
+        if routing.is_local(dst):
+            return Route(RouteType.LOCAL, dev, local=True)
+        if not self.sysctls["net.ipv4.ip_forward"]:
+            return "not for this machine, and forwarding is off"
+        route, error = self._route_output(IPV4, dst, skb.mark)
+        if route is None:
+            self._ip_error(skb, error)
+            return "no route"
+        if self._may_redirect(skb, route) and routing.broadcast_device(src):
+            return "martian source"  # only then the kernel looks that closely
+        return route
+
+    def _ip_error(self, skb: Skb, error: int) -> None:
+        now = self._milliseconds()
+        if self._peer(skb.parse()[0]).error_allowed(now, 1000, burst=5):
+            code = answers.NET_UNREACH if error == ENETUNREACH else answers.HOST_UNREACH
+            self._icmp_error(skb, answers.DEST_UNREACH, code)
+
+    def _route_input6(self, skb: Skb) -> Route | str:
+        """`ip6_route_input`."""
+        dst = skb.parse()[1]
+        dev = skb.indev
+        assert dev is not None
+        router = bool(self.sysctls["net.ipv6.conf.all.forwarding"])
+        if dst[0] == 0xFF:
+            if not self.routing.joined(dev, dst, router=router):
+                return "multicast group nobody joined"
+            return Route(RouteType.MULTICAST, dev, local=True)
+        if self.routing.is_local(dst):
+            return Route(RouteType.LOCAL, dev, local=True)
+        if router and self.routing.is_anycast(dst):
+            return Route(RouteType.ANYCAST, dev, local=True)
+        route, _ = self._route_output(IPV6, dst, skb.mark)
+        if route is None:
+            self._icmp_error(skb, answers.V6_DEST_UNREACH, answers.V6_NO_ROUTE)
+            return "no route"
+        return route
+
+    def _local_deliver(self, skb: Skb) -> int:
+        """`ip_local_deliver`, `ip6_input`."""
+        if skb.family == IPV4 and (skb.data[6] & 0x3F or skb.data[7]):
+            raise NotModelled("putting IPv4 fragments together")
+        return self.hooks.run(skb, INPUT)
+
+    # ------------------------------------------------------------------ through
+
+    def _forward4(self, skb: Skb, route: Route) -> int:
+        """`ip_forward`."""
+        data = skb.data
+        if data[8] <= 1:
+            self._icmp_error(skb, answers.TIME_EXCEEDED, 0)
+            skb.drop("TTL exceeded")
+            return 0
+        if len(data) > route.dev.mtu and data[6] & 0x40:
+            self._too_big(skb, route.dev)
+            return 0
+        skb.set_data(answers.decrease_ttl(data))
+        if self._may_redirect(skb, route) and self._peer(data[12:16]).redirect_allowed(self._milliseconds()):
+            self._icmp_error(skb, answers.REDIRECT, answers.REDIRECT_HOST, int.from_bytes(data[16:20], "big"))
+        skb.priority = _PRIORITY_OF_TOS[data[1] >> 1 & 0xF]
+        skb.outdev = route.dev
+        return self.hooks.run(skb, FORWARD)
+
+    def _may_redirect(self, skb: Skb, route: Route) -> bool:
+        return route.dev is skb.indev and bool(self.sysctls["net.ipv4.conf.all.send_redirects"])
+
+    def _forward6(self, skb: Skb, route: Route) -> int:
+        """`ip6_forward`. It sends no redirects, for it has no link-local address to send them from."""
+        data = skb.data
+        src = data[8:24]
+        if not self.sysctls["net.ipv6.conf.all.forwarding"]:
+            skb.drop("not for this machine, and forwarding is off")
+        elif data[7] <= 1:
+            self._icmp_error(skb, answers.V6_TIME_EXCEEDED, 0)
+            skb.drop("hop limit exceeded")
+        elif route.dev is not skb.indev and src in (ANY6, LOOPBACK6):
+            skb.drop("impossible source address")
+        elif route.dev is not skb.indev and _link_local(src):
+            self._icmp_error(skb, answers.V6_DEST_UNREACH, answers.V6_NOT_NEIGHBOUR)
+            skb.drop("link-local source")
+        elif len(data) > max(route.dev.mtu, _IPV6_MIN_MTU):
+            self._too_big(skb, route.dev)
+        else:
+            skb.set_data(data[:7] + bytes((data[7] - 1,)) + data[8:])
+            skb.outdev = route.dev
+            return self.hooks.run(skb, FORWARD)
+        return 0
+
+    # ------------------------------------------------------------------ up: the protocols
+
+    def _to_protocol(self, skb: Skb) -> int:
+        """Passed INPUT (`ip_protocol_deliver_rcu`, `ip6_protocol_deliver_rcu`)."""
+        assert skb.dst is not None
+        data, at, named_at = skb.data, skb.transport, 0
+        if skb.family == IPV4:
+            protocol = data[9]
+        else:
+            try:
+                protocol, at, named_at = exthdrs.skip(data, skb.dst.type is RouteType.MULTICAST)
+            except exthdrs.Malformed as malformed:
+                skb.drop(str(malformed))
+                return 0
+        handler = _HANDLERS[skb.family].get(protocol)
+        if handler:
+            problem = handler(self, skb, at)
+            if problem:
+                skb.drop(problem)
+            else:
+                skb.end(Fate.DELIVERED)
+        else:
+            if skb.family == IPV4:
+                self._icmp_error(skb, answers.DEST_UNREACH, answers.PROT_UNREACH)
+            else:
+                self._icmp_error(skb, answers.V6_PARAMETER_PROBLEM, answers.V6_UNKNOWN_NEXT_HEADER, named_at)
+            skb.end(Fate.DELIVERED, f"nobody knows protocol {protocol}")
+        return 0
+
+    def _ignore(self, _skb: Skb, _at: int) -> str:
+        return ""
+
+    def _udplite(self, _skb: Skb, _at: int) -> str:
+        raise NotModelled("UDP-Lite")
+
+    def _tcp(self, skb: Skb, at: int) -> str:
+        """`tcp_v4_rcv`, `tcp_v6_rcv`, where no socket is."""
+        data = skb.data
+        if len(data) < at + 20 or data[at + 12] >> 4 < 5 or len(data) < at + (data[at + 12] >> 4 << 2):
+            return "malformed TCP header"
+        if not _transport_checksum_right(skb, TCP, at):
+            return "bad TCP checksum"
+        if skb.dst is not None and skb.dst.type is RouteType.LOCAL:
+            self._reset(skb, at)
+        return ""
+
+    def _udp(self, skb: Skb, at: int) -> str:
+        """`__udp4_lib_rcv`, `__udp6_lib_rcv`, where no socket is."""
+        data = skb.data
+        if len(data) < at + 8:
+            return "malformed UDP header"
+        length = data[at + 4] << 8 | data[at + 5]
+        if skb.family == IPV6 and not length:  # a jumbogram
+            length = len(data) - at
+        if length < 8 or length > len(data) - at:
+            return "UDP length and packet do not agree"
+        if length < len(data) - at:
+            skb.set_data(data[: at + length])
+        unused = data[at + 6] == data[at + 7] == 0
+        if unused and skb.family == IPV6:
+            return "no UDP checksum"
+        if not unused and not _transport_checksum_right(skb, UDP, at):
+            return "bad UDP checksum"
+        if skb.family == IPV4:
+            self._icmp_error(skb, answers.DEST_UNREACH, answers.PORT_UNREACH)
+        else:
+            self._icmp_error(skb, answers.V6_DEST_UNREACH, answers.V6_PORT_UNREACH)
+        return ""
+
+    def _icmp(self, skb: Skb, at: int) -> str:
+        """`icmp_rcv`."""
+        data = skb.data
+        if checksum(data[at:]) and not skb.csum_unnecessary:
+            return "bad ICMP checksum"
+        if len(data) < at + 8:
+            return "malformed ICMP header"
+        kind = data[at]
+        assert skb.dst is not None
+        if skb.dst.type is not RouteType.LOCAL and self.sysctls["net.ipv4.icmp_echo_ignore_broadcasts"]:
+            return ""
+        back = self._way_back(skb, self._asked(skb))
+        if back is None:
+            return ""
+        route, src = back
+        if kind == answers.ECHO and not self.sysctls["net.ipv4.icmp_echo_ignore_all"]:
+            self._answer(skb, route, answers.echo_reply(data, at, src, ttl=self._ttl(IPV4), id=self._next_id()))
+        elif kind == answers.TIMESTAMP and len(data) >= at + 12:
+            now = int(self.clock.wall() * 1000) % 86_400_000
+            self._answer(skb, route, answers.timestamp_reply(data, at, src, now, ttl=self._ttl(IPV4), id=self._next_id()))
+        return ""
+
+    def _icmpv6(self, skb: Skb, at: int) -> str:
+        """`icmpv6_rcv`. Nothing is asked or told of neighbours and groups."""
+        data = skb.data
+        if not _transport_checksum_right(skb, ICMPV6, at):
+            return "bad ICMPv6 checksum"
+        if len(data) < at + 8:
+            return "malformed ICMPv6 header"
+        if data[at] == answers.V6_ECHO and not self.sysctls["net.ipv6.icmp.echo_ignore_all"]:
+            asker, own = data[8:24], self._asked(skb)
+            by_device = own is None or asker == LOOPBACK6 or _link_local(asker)
+            dev = skb.indev if asker == LOOPBACK6 else self._came_in(skb)
+            back = self._way_back(skb, own, dev if by_device else None)
+            if back:
+                self._answer(skb, back[0], answers.echo_reply(data, at, back[1], ttl=self._ttl(IPV6), id=0))
+        return ""
+
+    # ------------------------------------------------------------------ the kernel's own packets
+
+    def _way_back(self, cause: Skb, src: bytes | None, dev: Device | None = None) -> tuple[Route, bytes] | None:
+        """A route to where ``cause`` came from, and the source to take; ``src`` None: whatever suits. None: there is no way."""
+        to = cause.parse()[0]
+        route = self.routing.output(cause.family, to, dev=dev)
+        if route is None or route.type is RouteType.UNREACHABLE:
+            return None
+        src = src or self.routing.source(cause.family, route, to)
+        return (route, src) if src else None
+
+    def _asked(self, skb: Skb) -> bytes | None:
+        """The address it was sent to, if that is one of this machine's and of no other."""
+        dst = skb.parse()[1]
+        return dst if skb.dst is not None and skb.dst.type is RouteType.LOCAL and dst not in (ANY4, ANY6) else None
+
+    def _came_in(self, skb: Skb) -> Device | None:
+        """The input device; for what came over the loopback, the one that owns the destination (`icmp6_dev`, `tcp_v6_iif`)."""
+        return self.routing.owner(skb.parse()[1]) if skb.indev is self.routing.lo else skb.indev
+
+    def _answer(self, cause: Skb, route: Route, data: bytes, *, pseudo: int | None = None) -> None:
+        """Send a packet of the kernel's own because of ``cause``.
+
+        ``pseudo``: the device is to complete its TCP checksum, from this sum of the pseudo header on.
+        """
+        skb = self._new(data, KERNEL)
+        cause.journey.answers.append(skb.journey)
+        skb.dst = route
+        skb.ignore_df = True
+        skb.transport = 20 if skb.family == IPV4 else 40
+        if pseudo is not None:
+            skb.set_partial(40, 16, pseudo)
+        self._local_out(skb)
+
+    def _reset(self, cause: Skb, at: int) -> None:
+        """`tcp_v4_send_reset`, `tcp_v6_send_reset`."""
+        data = answers.reset(cause.data, at, ttl=self._ttl(cause.family))
+        src, dst, *_ = cause.parse()
+        strict = cause.family == IPV6 and (src == LOOPBACK6 or _link_local(src))
+        back = self._way_back(cause, self._asked(cause), self._came_in(cause) if strict else None)
+        if data is None or back is None:
+            return
+        route, source = back
+        if dst in (ANY4, ANY6):  # the checksum was made before a source was found, and stays as it is
+            data = answers.with_source(data, source)
+        self._answer(cause, route, data, pseudo=answers.pseudo(dst, src, TCP, 20) if cause.family == IPV6 else None)
+
+    def _icmp_error(self, cause: Skb, kind: int, code: int, info: int = 0) -> None:
+        """`icmp_send`, `icmp6_send`: if this packet is one to complain about, and not too often."""
+        v6 = cause.family == IPV6
+        src, dst, *_ = cause.parse()
+        to_many = cause.dst is not None and cause.dst.type in (RouteType.BROADCAST, RouteType.MULTICAST)
+        if to_many and not (v6 and kind == answers.V6_PACKET_TOO_BIG):
+            return
+        if v6 and (src == ANY6 or src[0] == 0xFF or self.routing.is_anycast(src)):
+            return
+        if not answers.deserves_error(cause.data):
+            return
+        own = dst if self.routing.is_local(dst) and not to_many else None
+        back = self._way_back(cause, own, cause.indev if v6 and _link_local(src) else None)
+        if back is None or not self._rate_allows(cause.family, back[0], src, kind, code):
+            return
+        route, source = back
+        data = answers.icmp_error(cause.data, kind, code, info, source, ttl=self._ttl(cause.family), id=self._next_id())
+        self._answer(cause, route, data)
+
+    def _rate_allows(self, family: int, back: Route, to: bytes, kind: int, code: int) -> bool:
+        """`icmpv4_xrlim_allow`, `icmpv6_xrlim_allow`. The limit on all addresses together, which draws lots, is left out."""
+        if back.dev.link is Link.LOOPBACK:
+            return True
+        if family == IPV4:
+            limited = self.sysctls["net.ipv4.icmp_ratemask"] >> kind & 1
+            cost = self.sysctls["net.ipv4.icmp_ratelimit"]
+            if not limited or (kind, code) == (answers.DEST_UNREACH, answers.FRAG_NEEDED):
+                return True
+        else:
+            if kind == answers.V6_PACKET_TOO_BIG:
+                return True
+            # more for those that stand for many: the wider the route, the cheaper
+            cost = self.sysctls["net.ipv6.icmp.ratelimit"] >> (128 - back.length >> 5)
+        return not cost or self._peer(to).error_allowed(self._milliseconds(), cost)
+
+    def _peer(self, address: bytes) -> Peer:
+        peer = self._peers.get(address)
+        if peer is None:
+            peer = self._peers[address] = Peer(self._milliseconds())
+        return peer
+
+    def _milliseconds(self) -> int:
+        return int(self.clock.now * 1000)
+
+    def _ttl(self, family: int) -> int:
+        return self.sysctls["net.ipv4.ip_default_ttl" if family == IPV4 else "net.ipv6.conf.all.hop_limit"]
+
+    def _next_id(self) -> int:
+        """IPv4 ids of packets made here: 1, 2, 3 ... (the kernel's come from counters hashed with a secret)."""
+        self._ip_id = self._ip_id % 0xFFFF + 1
+        return self._ip_id
+
+
+_HANDLERS = {
+    IPV4: {ICMP: Stack._icmp, IGMP: Stack._ignore, TCP: Stack._tcp, UDP: Stack._udp, _UDPLITE: Stack._udplite},
+    IPV6: {ICMPV6: Stack._icmpv6, NONE: Stack._ignore, TCP: Stack._tcp, UDP: Stack._udp, _UDPLITE: Stack._udplite},
+}
+
+_SEND_ERRORS = {
+    EINVAL: "no IP header",
+    EMSGSIZE: "longer than the MTU of the device",
+    ENETUNREACH: "no route",
+    EHOSTUNREACH: "a route that says unreachable",
+}
+
+
+def _family(data: bytes) -> int:
+    return IPV6 if data and data[0] >> 4 == 6 else IPV4
+
+
+def _link_local(address: bytes) -> bool:
+    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+def _addresses(data: bytes) -> tuple[bytes, bytes]:
+    return (data[8:24], data[24:40]) if data[0] >> 4 == 6 else (data[12:16], data[16:20])
+
+
+def _ip_rcv(skb: Skb) -> str:
+    """`ip_rcv_core`: what is wrong with the header, ``""`` if nothing is."""
+    data = skb.data
+    if len(data) < 20:
+        return "malformed IP header"
+    header = (data[0] & 0xF) << 2
+    if data[0] >> 4 != 4 or header < 20 or len(data) < header:
+        return "malformed IP header"
+    if checksum(data[:header]):
+        return "bad IP header checksum"
+    length = data[2] << 8 | data[3]
+    if length > len(data) or length < header:
+        return "IP total length and packet do not agree"
+    if length < len(data):
+        skb.set_data(data[:length])
+    skb.transport = header
+    return ""
+
+
+def _ipv6_rcv(skb: Skb) -> str:
+    """`ip6_rcv_core`."""
+    data = skb.data
+    if len(data) < 40 or data[0] >> 4 != 6:
+        return "malformed IPv6 header"
+    src, dst = _addresses(data)
+    assert skb.indev is not None
+    if skb.indev.link is not Link.LOOPBACK:
+        if LOOPBACK6 in (src, dst):
+            return "loopback address from outside"
+        if dst[0] == 0xFF and dst[1] & 0xF == 1 and not skb.looped:
+            return "interface-local multicast from outside"
+    if src[0] == 0xFF or (dst[0] == 0xFF and not dst[1] & 0xF):
+        return "impossible multicast address"
+    skb.transport = 40
+    length = 40 + (data[4] << 8 | data[5])
+    if length > len(data):
+        return "IPv6 payload length and packet do not agree"
+    if length < len(data) and (length > 40 or data[6] != HOPOPTS):
+        skb.set_data(data[:length])
+    if data[6] == HOPOPTS:
+        try:
+            skb.transport = exthdrs.after_hop_by_hop(skb.data)
+        except exthdrs.Malformed as problem:
+            return str(problem)
+    return ""
+
+
+def _check_options(data: bytes) -> None:
+    """Options that a router or receiver writes into, or that lead the packet elsewhere, are not modelled."""
+    at, end = 20, (data[0] & 0xF) << 2
+    while at < end and data[at]:
+        if data[at] not in _IDLE_OPTIONS:
+            raise NotModelled(f"IP option {data[at]}")
+        at += 1 if data[at] == 1 else max(data[at + 1], 2)
+
+
+def _transport_checksum_right(skb: Skb, protocol: int, at: int) -> bool:
+    if skb.csum_unnecessary:
+        return True
+    src, dst = _addresses(skb.data)
+    segment = skb.data[at:]
+    return not checksum(segment, answers.pseudo(src, dst, protocol, len(segment)))
+
+
+def _fragments(skb: Skb, mtu: int) -> int:
+    """How many fragments it leaves in; 0 if it may not be cut."""
+    data = skb.data
+    if skb.family == IPV4:
+        header = (data[0] & 0xF) << 2
+        return 0 if data[6] & 0x40 else -(-(len(data) - header) // ((mtu - header) & ~7))
+    return -(-(len(data) - 40) // ((mtu - 48) & ~7)) if skb.ignore_df else 0

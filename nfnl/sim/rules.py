@@ -1,0 +1,749 @@
+"""The tables of iptables: rules, chains, and the walk of a packet through them.
+
+After net/ipv4/netfilter/ip_tables.c, its IPv6 twin, and net/netfilter/xt_tcpudp.c, xt_mark.c, xt_NFQUEUE.c.
+
+A `Rule` says what it asks in plain fields, and is compiled once, when it is made, to a tuple of *predicates*: functions that get
+the packet and what `Skb.parse` found in it, and answer yes or no. A rule matches when all of them say yes. Texts are those of
+iptables-save 1.8.9; reading them is the business of `nfnl.sim.iptables`.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from errno import E2BIG, EEXIST, EINVAL, ELOOP, EMLINK, ENOENT, ENOTEMPTY
+from struct import unpack_from
+
+from nfnl.errors import NfnlError
+from nfnl.sim.hooks import (
+    ACCEPT,
+    DROP,
+    FORWARD,
+    HOOK_NAMES,
+    INPUT,
+    OUTPUT,
+    POSTROUTING,
+    PREROUTING,
+    PRIORITIES,
+    QUEUE,
+    QUEUE_BYPASS,
+    HookTable,
+)
+from nfnl.sim.journey import Step
+from nfnl.sim.skb import ICMP, IPV4, TCP, Parsed, Skb
+
+Predicate = Callable[[Skb, Parsed], bool]
+
+#: Hooks at which each table stands.
+TABLES = {
+    "mangle": (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING),
+    "filter": (INPUT, FORWARD, OUTPUT),
+}
+
+#: Names of protocols as iptables prints them (/etc/protocols of netbase).
+PROTOCOLS = {
+    1: "icmp", 2: "igmp", 3: "ggp", 4: "ipencap", 5: "st", 6: "tcp", 8: "egp", 9: "igp", 12: "pup", 17: "udp", 20: "hmp",
+    22: "xns-idp", 27: "rdp", 29: "iso-tp4", 33: "dccp", 36: "xtp", 37: "ddp", 38: "idpr-cmtp", 41: "ipv6", 43: "ipv6-route",
+    44: "ipv6-frag", 45: "idrp", 46: "rsvp", 47: "gre", 50: "esp", 51: "ah", 57: "skip", 58: "ipv6-icmp", 59: "ipv6-nonxt",
+    60: "ipv6-opts", 73: "rspf", 81: "vmtp", 88: "eigrp", 89: "ospf", 93: "ax.25", 94: "ipip", 97: "etherip", 98: "encap",
+    103: "pim", 108: "ipcomp", 112: "vrrp", 115: "l2tp", 124: "isis", 132: "sctp", 133: "fc", 135: "mobility-header",
+    136: "udplite", 137: "mpls-in-ip", 138: "manet", 139: "hip", 140: "shim6", 141: "wesp", 142: "rohc", 143: "ethernet",
+}  # fmt: skip
+
+TCP_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32}
+
+
+class TableError(NfnlError):
+    """The kernel would refuse this change to a table; ``errno`` says why. Nothing was changed."""
+
+    def __init__(self, errno: int) -> None:
+        super().__init__(errno)
+        self.errno = errno
+
+
+class _Hotdrop(Exception):
+    """A match found the packet too broken to look at: it is dropped at once (`par->hotdrop`)."""
+
+
+# ---------------------------------------------------------------------------------------------------------- what rules ask
+
+
+def _bang(inverted: bool) -> str:
+    return "! " if inverted else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """``-s`` or ``-d``: the address under the mask. ``value`` has no bit outside ``mask``."""
+
+    value: int
+    mask: int
+    inverted: bool = False
+
+    def predicate(self, family: int, which: int) -> Predicate | None:
+        """``which`` 0: the source, 1: the destination; None when it holds for every packet."""
+        size = 4 if family == IPV4 else 16
+        value, mask, inverted = self.value, self.mask, self.inverted
+        if not mask and not inverted:
+            return None
+        wanted = value.to_bytes(size, "big")
+        if mask == (1 << 8 * size) - 1:
+            if which:
+                return lambda _, ip: (ip[1] == wanted) is not inverted
+            return lambda _, ip: (ip[0] == wanted) is not inverted
+        if which:
+            return lambda _, ip: (int.from_bytes(ip[1], "big") & mask == value) is not inverted
+        return lambda _, ip: (int.from_bytes(ip[0], "big") & mask == value) is not inverted
+
+    def text(self, family: int, option: str) -> str:
+        """``-s 10.0.0.0/8``; nothing when it holds for every packet."""
+        if not self.mask and not self.inverted:
+            return ""
+        bits = 32 if family == IPV4 else 128
+        length = self.mask.bit_count()
+        contiguous = self.mask == ((1 << bits) - 1) ^ ((1 << (bits - length)) - 1)
+        behind = str(length) if contiguous else address_text(self.mask, family)
+        return f"{_bang(self.inverted)}{option} {address_text(self.value, family)}/{behind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """``-i`` or ``-o``: a name, or with ``+`` at its end what a name starts with."""
+
+    name: str
+    inverted: bool = False
+
+    def predicate(self, out: bool) -> Predicate:
+        name, inverted = self.name, self.inverted
+        if name.endswith("+"):
+            start = name[:-1]
+            if out:
+                return lambda skb, _: (skb.outdev.name if skb.outdev else "").startswith(start) is not inverted
+            return lambda skb, _: (skb.indev.name if skb.indev else "").startswith(start) is not inverted
+        if out:
+            return lambda skb, _: (skb.outdev is not None and skb.outdev.name == name) is not inverted
+        return lambda skb, _: (skb.indev is not None and skb.indev.name == name) is not inverted
+
+    def text(self, option: str) -> str:
+        """``-i eth+``; nothing for ``+`` alone, inverted or not (iptables loses the ``!`` there)."""
+        return "" if self.name == "+" else f"{_bang(self.inverted)}{option} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """``-p``: the number of the transport protocol; 0 is every one."""
+
+    number: int
+    inverted: bool = False
+
+    def predicate(self, family: int) -> Predicate | None:
+        number, inverted = self.number, self.inverted
+        if not number:
+            return None
+        if family == IPV4:
+            return lambda _, ip: (ip[2] == number) is not inverted
+
+        def ipv6(_: Skb, ip: Parsed) -> bool:
+            if ip[2] < 0:  # the extension headers are broken off
+                if not ip[3]:
+                    raise _Hotdrop
+                return False
+            return (ip[2] == number) is not inverted
+
+        return ipv6
+
+    def text(self) -> str:
+        """``-p tcp``."""
+        return f"{_bang(self.inverted)}-p {PROTOCOLS.get(self.number, self.number)}" if self.number else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Ports ``low`` to ``high``, both included."""
+
+    low: int = 0
+    high: int = 0xFFFF
+    inverted: bool = False
+
+    @property
+    def always(self) -> bool:
+        return self.low == 0 and self.high == 0xFFFF and not self.inverted
+
+    def text(self, option: str) -> str:
+        """``--dport 80``. Nothing for all ports, inverted or not (iptables loses the ``!`` there)."""
+        if self.low == 0 and self.high == 0xFFFF:
+            return ""
+        ports = str(self.low) if self.low == self.high else f"{self.low}:{self.high}"
+        return f"{_bang(self.inverted)}{option} {ports}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """``-m tcp`` and ``-m udp`` (xt_tcpudp.c). A later fragment has no ports and does not match, whatever is asked."""
+
+    protocol: int
+    sports: Range = Range()
+    dports: Range = Range()
+    #: TCP: (mask, wanted bits, inverted); None: not asked
+    flags: tuple[int, int, bool] | None = None
+
+    @property
+    def name(self) -> str:
+        return PROTOCOLS[self.protocol]
+
+    def predicate(self) -> Predicate:
+        tcp = self.protocol == TCP
+        header = 20 if tcp else 8
+        low_s, high_s, not_s = self.sports.low, self.sports.high, self.sports.inverted
+        low_d, high_d, not_d = self.dports.low, self.dports.high, self.dports.inverted
+        mask, wanted, not_flags = self.flags or (0, 0, False)
+
+        def matches(skb: Skb, ip: Parsed) -> bool:
+            if ip[3]:
+                if tcp and ip[3] == 1:  # a fragment made to overwrite the flags of the first (RFC 1858)
+                    raise _Hotdrop
+                return False
+            if len(skb.data) < ip[4] + header:
+                raise _Hotdrop
+            sport, dport = skb.ports or skb.parse_ports()
+            return (
+                (low_s <= sport <= high_s) is not not_s
+                and (low_d <= dport <= high_d) is not not_d
+                and (not mask or (skb.data[ip[4] + 13] & mask == wanted) is not not_flags)
+            )
+
+        return matches
+
+    def text(self) -> str:
+        parts = [f"-m {self.name}", self.sports.text("--sport"), self.dports.text("--dport")]
+        if self.flags:
+            mask, wanted, inverted = self.flags
+            parts.append(f"{_bang(inverted)}--tcp-flags {_flags_text(mask)} {_flags_text(wanted)}")
+        return " ".join(filter(None, parts))
+
+
+def _flags_text(bits: int) -> str:
+    return ",".join(name for name, bit in TCP_FLAGS.items() if bits & bit) or "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class IcmpType:
+    """``-m icmp``, ``-m icmp6``: a type, and codes from ``low`` to ``high``. IPv4's type 255 is any."""
+
+    protocol: int
+    type: int
+    low: int = 0
+    high: int = 0xFF
+    inverted: bool = False
+
+    @property
+    def name(self) -> str:
+        return "icmp" if self.protocol == ICMP else "icmp6"
+
+    def predicate(self) -> Predicate:
+        wanted, low, high, inverted = self.type, self.low, self.high, self.inverted
+        any_type = self.protocol == ICMP and wanted == 0xFF
+
+        def matches(skb: Skb, ip: Parsed) -> bool:
+            at = ip[4]
+            if ip[3]:
+                return False
+            if len(skb.data) < at + 8:
+                raise _Hotdrop
+            return (any_type or (skb.data[at] == wanted and low <= skb.data[at + 1] <= high)) is not inverted
+
+        return matches
+
+    def text(self) -> str:
+        option = "--icmp-type" if self.protocol == ICMP else "--icmpv6-type"
+        if self.protocol == ICMP and self.type == 0xFF:
+            value = "any"
+        else:
+            value = f"{self.type}/{self.low}" if (self.low, self.high) != (0, 0xFF) else str(self.type)
+        return f"-m {self.name} {_bang(self.inverted)}{option} {value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """``-m mark``: the packet mark under a mask."""
+
+    value: int
+    mask: int = 0xFFFFFFFF
+    inverted: bool = False
+
+    protocol = 0
+    name = "mark"
+
+    def predicate(self) -> Predicate:
+        value, mask, inverted = self.value, self.mask, self.inverted
+        return lambda skb, _: (skb.mark & mask == value) is not inverted
+
+    def text(self) -> str:
+        mask = f"/{self.mask:#x}" if self.mask != 0xFFFFFFFF else ""
+        return f"-m mark {_bang(self.inverted)}--mark {self.value:#x}{mask}"
+
+
+Match = Ports | IcmpType | Mark
+
+
+# ---------------------------------------------------------------------------------------------------------- what rules do
+
+
+@dataclass(frozen=True, slots=True)
+class Standard:
+    """``-j ACCEPT``, ``-j DROP``, ``-j RETURN``."""
+
+    name: str
+
+    def text(self) -> str:
+        return f"-j {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetMark:
+    """``-j MARK``: the new mark is ``(old & ~mask) ^ value``; the packet goes on to the next rule."""
+
+    value: int
+    mask: int = 0xFFFFFFFF
+
+    def text(self) -> str:
+        return f"-j MARK --set-xmark {self.value:#x}/{self.mask:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class NfQueue:
+    """``-j NFQUEUE``: to the queue with this number; with ``bypass`` on to the next *table* if nobody listens to it."""
+
+    number: int = 0
+    bypass: bool = False
+
+    @property
+    def verdict(self) -> int:
+        return self.number << 16 | QUEUE | (QUEUE_BYPASS if self.bypass else 0)
+
+    def text(self) -> str:
+        return f"-j NFQUEUE --queue-num {self.number}{' --queue-bypass' if self.bypass else ''}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Jump:
+    """``-j chain``, and ``-g chain``, which does not come back."""
+
+    chain: Chain
+    goto: bool = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Jump) and self.chain is other.chain and self.goto == other.goto
+
+    def __hash__(self) -> int:
+        return hash((id(self.chain), self.goto))
+
+    def text(self) -> str:
+        return f"-{'g' if self.goto else 'j'} {self.chain.name}"
+
+
+Target = Standard | SetMark | NfQueue | Jump
+
+#: What `Table` does behind a rule that matched, where it is not a verdict word.
+_CONTINUE, _RETURN, _JUMP, _GOTO, _SET_MARK = -1, -2, -3, -4, -5
+
+
+class Rule:
+    """A rule with its counters. What it asks and does never changes; two rules are the same rule when `same` says so."""
+
+    __slots__ = (
+        "action",
+        "bytes",
+        "dst",
+        "family",
+        "fragment",
+        "indev",
+        "matches",
+        "outdev",
+        "packets",
+        "predicates",
+        "protocol",
+        "src",
+        "steps",
+        "target",
+    )
+
+    def __init__(
+        self,
+        family: int,
+        *,
+        src: Address = Address(0, 0),
+        dst: Address = Address(0, 0),
+        indev: Interface | None = None,
+        outdev: Interface | None = None,
+        protocol: Protocol = Protocol(0),
+        fragment: bool | None = None,
+        matches: tuple[Match, ...] = (),
+        target: Target | None = None,
+        packets: int = 0,
+        bytes: int = 0,  # noqa: A002
+    ) -> None:
+        self.family = family
+        self.src, self.dst = src, dst
+        self.indev, self.outdev = indev, outdev
+        self.protocol = protocol
+        #: ``-f``: True a later fragment, False (``! -f``) anything else, None not asked
+        self.fragment = fragment
+        self.matches = matches
+        self.target = target
+        self.packets = packets
+        #: IP lengths of the packets it matched, added up
+        self.bytes = bytes
+        self.predicates = tuple(self._predicates())
+        self.action = _action(target)
+        self.steps: list[Step | None] = [None] * len(HOOK_NAMES)
+
+    def _predicates(self) -> Iterator[Predicate]:
+        """In the order of the kernel, which shows when one of them drops the packet."""
+        for predicate in (
+            self.src.predicate(self.family, 0),
+            self.dst.predicate(self.family, 1),
+            self.indev and self.indev.predicate(out=False),
+            self.outdev and self.outdev.predicate(out=True),
+            self.protocol.predicate(self.family),
+        ):
+            if predicate:
+                yield predicate
+        if self.fragment is not None:
+            fragment = self.fragment
+            yield lambda _, ip: (ip[3] > 0) is fragment
+        for match in self.matches:
+            yield match.predicate()
+
+    def check(self) -> None:
+        """What the kernel checks of a new rule. Raises `TableError` (EINVAL)."""
+        for match in self.matches:
+            if match.protocol and (match.protocol != self.protocol.number or self.protocol.inverted):
+                raise TableError(EINVAL)
+
+    @property
+    def unconditional(self) -> bool:
+        """It matches every packet by its looks (a match that is always true does not count)."""
+        asked = (self.src, self.dst, self.indev, self.outdev, self.protocol, self.fragment, self.matches)
+        return asked == (Address(0, 0), Address(0, 0), None, None, Protocol(0), None, ())
+
+    def same(self, other: Rule) -> bool:
+        """It asks and does the same (counters aside)."""
+        return all(
+            getattr(self, field) == getattr(other, field)
+            for field in ("src", "dst", "indev", "outdev", "protocol", "fragment", "matches", "target")
+        )
+
+    def text(self, counters: bool = False) -> str:
+        """What stands behind ``-A CHAIN`` in iptables-save."""
+        fragment = "" if self.fragment is None else f"{_bang(not self.fragment)}-f"
+        parts = [
+            self.src.text(self.family, "-s"),
+            self.dst.text(self.family, "-d"),
+            self.indev.text("-i") if self.indev else "",
+            self.outdev.text("-o") if self.outdev else "",
+            self.protocol.text(),
+            fragment,
+            *(match.text() for match in self.matches),
+            f"-c {self.packets} {self.bytes}" if counters else "",
+            self.target.text() if self.target else "",
+        ]
+        return " ".join(filter(None, parts))
+
+
+def _action(target: Target | None) -> int:
+    match target:
+        case None:
+            return _CONTINUE
+        case Standard(name):
+            return {"ACCEPT": ACCEPT, "DROP": DROP, "RETURN": _RETURN}[name]
+        case NfQueue():
+            return target.verdict
+        case SetMark():
+            return _SET_MARK
+        case Jump():
+            return _GOTO if target.goto else _JUMP
+
+
+class Chain:
+    """A named list of rules. Built-in chains have a policy, ``"ACCEPT"`` or ``"DROP"``, and stand at a hook."""
+
+    __slots__ = ("bytes", "hook", "name", "packets", "policy", "policy_step", "rules", "table")
+
+    def __init__(self, table: str, name: str, hook: int | None = None) -> None:
+        self.table = table
+        self.name = name
+        self.hook = hook
+        self.rules: list[Rule] = []
+        #: packets and bytes that met the policy
+        self.packets = 0
+        self.bytes = 0
+        self.policy = "ACCEPT"
+        self.policy_step: Step | None = None
+        if hook is not None:
+            self.set_policy("ACCEPT")
+
+    def set_policy(self, policy: str) -> None:
+        self.policy = policy
+        self.policy_step = Step(self.name, self.table, self.name, f"policy {policy}", policy)
+
+    @property
+    def builtin(self) -> bool:
+        return self.hook is not None
+
+
+class Table:
+    """One table of one family. It is a hook function itself."""
+
+    def __init__(self, name: str, family: int) -> None:
+        self.name = name
+        self.family = family
+        builtin = [Chain(name, HOOK_NAMES[hook], hook) for hook in TABLES[name]]
+        #: user chains, in the order iptables lists them: by name, but for a renamed one, which keeps its place
+        self.user: list[Chain] = []
+        self._builtin: dict[int, Chain] = dict(zip(TABLES[name], builtin, strict=True))
+
+    # ------------------------------------------------------------------ a packet
+
+    def __call__(self, skb: Skb, hook: int) -> int:
+        """`ipt_do_table`."""
+        chain = self._builtin[hook]
+        steps = skb.journey.steps
+        if chain.rules:
+            ip = skb.ip or skb.parse()
+            callers: list[tuple[Chain, Iterator[Rule]]] = []
+            here, rules = chain, iter(chain.rules)
+            try:
+                while True:
+                    for rule in rules:
+                        for predicate in rule.predicates:
+                            if not predicate(skb, ip):
+                                break
+                        else:
+                            rule.packets += 1
+                            rule.bytes += len(skb.data)
+                            steps.append(rule.steps[hook] or _step(here, rule, hook))
+                            action = rule.action
+                            if action >= 0:
+                                return action
+                            if action == _CONTINUE:
+                                continue
+                            target = rule.target
+                            if isinstance(target, SetMark):
+                                skb.mark = skb.mark & ~target.mask ^ target.value
+                                continue
+                            if isinstance(target, Jump):
+                                if action == _JUMP:
+                                    callers.append((here, rules))
+                                here = target.chain
+                                rules = iter(here.rules)
+                                break
+                            if callers:  # RETURN
+                                here, rules = callers.pop()
+                                break
+                            return self._policy(chain, skb)
+                    else:
+                        if not callers:
+                            break
+                        here, rules = callers.pop()
+            except _Hotdrop:
+                steps.append(Step(HOOK_NAMES[hook], self.name, here.name, "a match found the packet malformed", "DROP"))
+                return DROP
+        return self._policy(chain, skb)
+
+    @staticmethod
+    def _policy(chain: Chain, skb: Skb) -> int:
+        chain.packets += 1
+        chain.bytes += len(skb.data)
+        assert chain.policy_step is not None
+        skb.journey.steps.append(chain.policy_step)
+        return ACCEPT if chain.policy == "ACCEPT" else DROP
+
+    # ------------------------------------------------------------------ changes, each as a whole or not at all
+
+    @property
+    def chains(self) -> list[Chain]:
+        """Built-in chains in hook order, then the user's."""
+        return [*self._builtin.values(), *self.user]
+
+    def find(self, name: str) -> Chain | None:
+        """The chain of this name."""
+        return next((chain for chain in self.chains if chain.name == name), None)
+
+    def chain(self, name: str) -> Chain:
+        """The chain of this name. Raises `TableError` (ENOENT)."""
+        chain = self.find(name)
+        if chain is None:
+            raise TableError(ENOENT)
+        return chain
+
+    def insert(self, chain: Chain, rules: list[Rule], index: int) -> None:
+        """Put rules before the one at ``index`` (from 0). Raises `TableError`: E2BIG, EINVAL, ELOOP."""
+        if index > len(chain.rules):
+            raise TableError(E2BIG)
+        self._try(chain, [*chain.rules[:index], *rules, *chain.rules[index:]], rules)
+
+    def replace(self, chain: Chain, rule: Rule, index: int) -> None:
+        """Put a rule in the place of the one at ``index`` (from 0). Raises `TableError`: E2BIG, EINVAL, ELOOP."""
+        if index >= len(chain.rules):
+            raise TableError(E2BIG)
+        self._try(chain, [*chain.rules[:index], rule, *chain.rules[index + 1 :]], [rule])
+
+    def _try(self, chain: Chain, rules: list[Rule], new: list[Rule]) -> None:
+        for rule in new:
+            rule.check()
+        before, chain.rules = chain.rules, rules
+        if self._loops():
+            chain.rules = before
+            raise TableError(ELOOP)
+
+    def _loops(self) -> bool:
+        """A chain that a packet can get into leads back to itself (`mark_source_chains`)."""
+        harmless: set[int] = set()
+        path: set[int] = set()
+
+        def leads_to_itself(chain: Chain) -> bool:
+            if id(chain) in path:
+                return True
+            if id(chain) in harmless:
+                return False
+            path.add(id(chain))
+            for rule in chain.rules:
+                if isinstance(rule.target, Jump) and leads_to_itself(rule.target.chain):
+                    return True
+                if rule.unconditional and isinstance(rule.target, Standard):
+                    break  # nothing behind it is ever reached
+            path.remove(id(chain))
+            harmless.add(id(chain))
+            return False
+
+        return any(leads_to_itself(chain) for chain in self._builtin.values())
+
+    def delete(self, chain: Chain, index: int) -> None:
+        """Take away the rule at ``index`` (from 0). Raises `TableError` (E2BIG)."""
+        if index >= len(chain.rules):
+            raise TableError(E2BIG)
+        chain.rules = [*chain.rules[:index], *chain.rules[index + 1 :]]
+
+    def index(self, chain: Chain, rule: Rule) -> int:
+        """Where the first such rule stands. Raises `TableError` (ENOENT)."""
+        for index, other in enumerate(chain.rules):
+            if other.same(rule):
+                return index
+        raise TableError(ENOENT)
+
+    def new_chain(self, name: str) -> Chain:
+        """Raises `TableError` (EEXIST)."""
+        if self.find(name):
+            raise TableError(EEXIST)
+        chain = Chain(self.name, name)
+        insort(self.user, chain, key=lambda chain: chain.name)
+        return chain
+
+    def delete_chain(self, chain: Chain) -> None:
+        """Raises `TableError`: EINVAL (built in), EMLINK (a rule leads to it), ENOTEMPTY."""
+        if chain.builtin:
+            raise TableError(EINVAL)
+        if any(isinstance(rule.target, Jump) and rule.target.chain is chain for other in self.chains for rule in other.rules):
+            raise TableError(EMLINK)
+        if chain.rules:
+            raise TableError(ENOTEMPTY)
+        self.user.remove(chain)
+
+    def rename_chain(self, chain: Chain, name: str) -> None:
+        """Raises `TableError`: ENOENT for a built-in chain, EEXIST."""
+        if self.find(name):
+            raise TableError(EEXIST)
+        if chain.builtin:
+            raise TableError(ENOENT)
+        chain.name = name
+        for other in self.chains:  # their texts have changed
+            for rule in other.rules:
+                rule.steps = [None] * len(HOOK_NAMES)
+
+
+def _step(chain: Chain, rule: Rule, hook: int) -> Step:
+    what = f"-A {chain.name} {rule.text()}".rstrip()
+    match rule.target:
+        case None:
+            result = "counted"
+        case NfQueue(number):
+            result = f"QUEUE {number}"
+        case SetMark(value, mask):
+            result = f"MARK {value:#x}" if mask == 0xFFFFFFFF else f"MARK {value:#x}/{mask:#x}"
+        case Jump(target):
+            result = target.name
+        case Standard(name):
+            result = name
+    step = rule.steps[hook] = Step(HOOK_NAMES[hook], chain.table, chain.name, what, result)
+    return step
+
+
+class MangleTable(Table):
+    """The mangle table looks for a new route when rules in OUTPUT changed what routing went by (iptable_mangle.c)."""
+
+    def __call__(self, skb: Skb, hook: int) -> int:
+        if hook != OUTPUT:
+            return Table.__call__(self, skb, hook)
+        mark = skb.mark  # the one thing the modelled targets can change
+        verdict = Table.__call__(self, skb, hook)
+        if skb.mark != mark and verdict != DROP and (error := self.reroute(skb)):
+            skb.journey.steps.append(Step(HOOK_NAMES[hook], self.name, "", "no route with the new mark", "DROP"))
+            return error << 16 | DROP
+        return verdict
+
+    def __init__(self, family: int, reroute: Callable[[Skb], int]) -> None:
+        super().__init__("mangle", family)
+        self.reroute = reroute
+
+
+class Ruleset:
+    """The tables of one family. A table comes into being, and onto its hooks, when it is first asked for, as in Linux."""
+
+    def __init__(self, hooks: HookTable, family: int) -> None:
+        self.hooks = hooks
+        self.family = family
+        #: in the order they came into being
+        self.tables: dict[str, Table] = {}
+
+    def table(self, name: str) -> Table:
+        """Raises `TableError` (ENOENT)."""
+        if name not in TABLES:
+            raise TableError(ENOENT)
+        table = self.tables.get(name)
+        if table is None:
+            table = MangleTable(self.family, self._reroute) if name == "mangle" else Table(name, self.family)
+            self.tables[name] = table
+            for hook in TABLES[name]:
+                self.hooks.register(self.family, hook, PRIORITIES[name], name, table)
+        return table
+
+    def _reroute(self, skb: Skb) -> int:
+        return self.hooks.reroute(skb)
+
+
+def address_text(value: int, family: int) -> str:
+    """As the C library's `inet_ntop` writes it."""
+    if family == IPV4:
+        return ".".join(map(str, value.to_bytes(4, "big")))
+    words = unpack_from("!8H", value.to_bytes(16, "big"))
+    start, length = _longest_zeros(words)
+    if start == 0 and (length == 6 or (length == 5 and words[5] == 0xFFFF)):
+        return ("::ffff:" if length == 5 else "::") + address_text(value & 0xFFFFFFFF, IPV4)
+    texts = [f"{word:x}" for word in words]
+    if length < 2:
+        return ":".join(texts)
+    return ":".join(texts[:start]) + "::" + ":".join(texts[start + length :])
+
+
+def _longest_zeros(words: tuple[int, ...]) -> tuple[int, int]:
+    best = (0, 0)
+    for start in range(8):
+        length = 0
+        while start + length < 8 and not words[start + length]:
+            length += 1
+        if length > best[1]:
+            best = (start, length)
+    return best
+
