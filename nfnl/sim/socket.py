@@ -710,13 +710,13 @@ class FakeSocket:
     # ------------------------------------------------------------------------------------------------------------ receiving
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """The next datagram, cut to ``size``; with MSG_TRUNC what is missing up to its true length is zeros."""
-        return self.recvmsg(size, 0, flags)[0]
+        """The next datagram, cut to ``size``; with MSG_TRUNC what is missing up to its true length is zeros (Python: anything)."""
+        return self.recvfrom(size, flags)[0]
 
     def recvfrom(self, size: int, flags: int = 0) -> tuple[bytes, Address]:
         """`recv` and the sender's address."""
-        data, _, _, address = self.recvmsg(size, 0, flags)
-        return data, address
+        data, _, port, group, _ = self._receive(flags)
+        return data[:size].ljust(len(data) if flags & MSG_TRUNC else 0, b"\0"), (port, _mask(group))
 
     def recv_into(self, buffer: Buffer, size: int = 0, flags: int = 0) -> int:
         """Into a buffer; the number of bytes, or with MSG_TRUNC the true length of the datagram."""
@@ -734,11 +734,9 @@ class FakeSocket:
             sock = self.sock
         data, _, port, group, _ = waiting
         control, facts = _control(sock, waiting, ancillary)
-        copied = data
         if len(data) > size:
             facts |= MSG_TRUNC
-            copied = data[:size].ljust(len(data) if flags & MSG_TRUNC else 0, b"\0")
-        return copied, control, facts, (port, _mask(group))
+        return data[:size], control, facts, (port, _mask(group))
 
     def _receive(self, flags: int) -> Waiting:
         if flags & MSG_OOB:
