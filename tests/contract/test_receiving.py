@@ -73,6 +73,12 @@ def test_who_asks_is_told_the_whole_length(answered: Client) -> None:
 
 
 @rule("NL-52")
+def test_asking_for_the_whole_length_gives_no_more_bytes(answered: Client) -> None:
+    data, _, flags, _ = answered.socket.recvmsg(10, 0, TRUNC | DONTWAIT)
+    assert (len(data), bool(flags & TRUNC)) == (10, True)
+
+
+@rule("NL-52")
 def test_peeking_leaves_the_datagram(answered: Client) -> None:
     assert len(answered.socket.recv(1000, PEEK | DONTWAIT)) == ACKNOWLEDGED
     assert len(answered.socket.recv(1000, DONTWAIT)) == ACKNOWLEDGED
