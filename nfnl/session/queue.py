@@ -476,7 +476,7 @@ class QueueSession(Session):
         """The socket has been read empty: nothing more can be joined, so what was decided leaves."""
         self._turn = now
         super().receive_empty(now)
-        if self._held_since is None:
+        if self._held_since is None and not self._out:
             self._settled.clear()  # whatever the kernel had to say of them has been read
         self.flush()
 
