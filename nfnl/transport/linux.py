@@ -104,22 +104,12 @@ class LinuxKernel:
         """
         if self._netns is None:
             return function()
-        results: list[T] = []
-        failures: list[BaseException] = []
 
-        def run() -> None:
-            try:
-                self._enter()
-                results.append(function())
-            except BaseException as failure:  # it belongs to the caller
-                failures.append(failure)
+        def enter_first() -> T:
+            self._enter()
+            return function()
 
-        thread = threading.Thread(target=run, name=f"nfnl in {self._netns}", daemon=True)
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
-        return results[0]
+        return in_thread(enter_first)
 
     def _enter(self) -> None:
         """Move this thread to the namespace, for good."""
@@ -245,6 +235,25 @@ class LinuxTransport:
     def _check_open(self) -> None:
         if self._descriptor < 0:
             _fail(errno.EBADF)
+
+
+def in_thread(function: Callable[[], T]) -> T:
+    """What ``function`` returns, or raises, when called by a thread of its own."""
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as failure:  # it belongs to the caller
+            failures.append(failure)
+
+    thread = threading.Thread(target=run, name="nfnl, in another namespace", daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 @functools.cache

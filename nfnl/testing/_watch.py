@@ -1,0 +1,564 @@
+"""What becomes of packets in a real network namespace, in the kernel's own words.
+
+`LinuxLab` hangs an nftables chain before and behind everything else at each of the five hooks. They log every packet that comes
+by (NFLOG), and mark it for tracing, so that iptables tells which rules it meets. All of that arrives in one socket in the order in
+which it happened. What vanishes between two such reports is told by counters: of the queues, and of the IP stack.
+
+Nothing of nfnl's protocol code is used here: the judge of the fake kernel must not share its mistakes.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum, auto
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from nfnl.errors import OverrunError
+from nfnl.sim.journey import Fate, Journey, Step
+
+HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
+LOOPBACK = 1  #: ifindex of lo, in every namespace
+
+#: NFLOG groups of the lab: where its probes log, and where the kernel logs what rules a traced packet meets
+PROBES, TRACES = 0xFFFF, 0
+#: name of the nftables table the probes are in
+TABLE = "nfnl_lab"
+
+_NFULNL_PACKET, _NFT_TRACE = 0x0400, 0x0A11
+_DROP, _ACCEPT, _STOLEN, _QUEUE, _REPEAT, _STOP = range(6)
+_VERDICTS = ("DROP", "ACCEPT", "STOLEN", "QUEUE", "REPEAT", "STOP")
+_TRACE = re.compile(r"TRACE: (\w+):(\S+):(rule|return|policy):(\d+) ")
+
+#: what counts the packets that a protocol refuses behind INPUT, by family and protocol
+_REFUSED = {
+    (2, 1): "IcmpIn",
+    (2, 6): "TcpInErrs",
+    (2, 17): "UdpInErrors",
+    (10, 58): "Icmp6In",
+    (10, 6): "TcpInErrs",
+    (10, 17): "Udp6InErrors",
+}
+#: counters that move when a packet is lost anywhere else in the IP stack
+_LOST = re.compile(
+    r"(Ip6?|IpExt)(In(HdrErrors|TooBigErrors|AddrErrors|UnknownProtos|Discards|NoRoutes|TruncatedPkts|CsumErrors)"
+    r"|Out(Discards|NoRoutes)|FragFails|ReasmFails|ReasmTimeout)|TcpExtIPReversePathFilter"
+)
+
+
+class Place(Enum):
+    """Where a packet was when last heard of."""
+
+    ENTERING = auto()  #: handed to the kernel, not yet at its first hook
+    INSIDE = auto()  #: between the first and the last function of a hook
+    PASSED = auto()  #: behind the hook, before the next one
+    CROSSING = auto()  #: from POSTROUTING to PREROUTING over the loopback
+    LEAVING = auto()  #: from POSTROUTING to a device
+    ARRIVED = auto()  #: behind INPUT
+    SENT_TO_QUEUE = auto()  #: a rule or a verdict said so; whether the queue took it is still to be seen
+    WAITING = auto()  #: in the queue
+    LOST = auto()  #: somebody said DROP
+    ENDED = auto()
+
+
+class LabJourney(Journey):
+    """A journey through a real kernel. What was not seen to end yet is looked after whenever it is asked."""
+
+    __slots__ = ("device", "hook", "packet_id", "pieces", "place", "refresh", "touched", "visit")
+
+    hook: int  #: the hook it is at or was at last
+    place: Place
+    device: int  #: ifindex of the device it leaves through
+    packet_id: int  #: its number in the queue
+    pieces: int  #: how many fragments of it have left
+    visit: int  #: how many steps there were when it came to this hook
+    touched: bool  #: it was heard of since the last verdict about it
+    refresh: Callable[[], object] | None
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _REFRESHED and (refresh := object.__getattribute__(self, "refresh")) is not None:
+            refresh()
+        return object.__getattribute__(self, name)
+
+
+_REFRESHED = frozenset(("data", "mark", "fate", "reason", "queue", "steps", "answers"))
+
+
+class QueueState(NamedTuple):
+    """A line of /proc/net/netfilter/nfnetlink_queue."""
+
+    owner: int
+    waiting: int
+    copy_mode: int
+    full: int  #: packets lost because the queue was
+    refused: int  #: packets lost because the owner's socket did not take the message; they have an id
+    last_id: int
+
+
+class Sockets(NamedTuple):
+    """Bytes in the receive queues of the netfilter sockets of a namespace, and datagrams lost by them: /proc/net/netlink."""
+
+    waiting: int
+    lost: int
+
+
+class Rules(NamedTuple):
+    """The rules of a namespace as iptables-save prints them: (family, table, chain) -> policy, rules."""
+
+    chains: Mapping[tuple[int, str, str], tuple[str, list[str]]]
+    #: for iptables-nft: (family, table, chain, handle) -> place in the chain, from 0
+    handles: Mapping[tuple[int, str, str, int], int]
+
+
+class Watch:
+    """Follows every packet of one namespace.
+
+    ``sock`` receives the reports; ``rules`` tells what rules there are; ``refresh`` is called when an unfinished journey is asked.
+    """
+
+    def __init__(self, sock: socket.socket, rules: Callable[[], Rules], refresh: Callable[[], object]) -> None:
+        self._socket = sock
+        self._rules = rules
+        self._refresh = refresh
+        self._moving: list[LabJourney] = []
+        self._waiting: list[LabJourney] = []
+        #: verdicts that were sent: the packet, and what to go back to if the kernel refuses
+        self._decided: list[tuple[LabJourney, dict[str, Any]]] = []
+        self._queues: dict[int, QueueState] = {}
+        #: where the queues cannot be seen: the socket each was bound by, those it gave up, and the id of the last packet of each
+        self._owners: dict[int, object] = {}
+        self._unbound: set[int] = set()
+        self._last_ids: dict[int, int] = {}
+        #: the headers of the packet that nftables traces
+        self._headers = b""
+        #: the packet last heard of: what the kernel sends now is because of it
+        self._current: LabJourney | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """There are packets that have not come to their end."""
+        return bool(self._moving or self._waiting)
+
+    # ------------------------------------------------------------------ what is about to happen
+
+    def new(self, packet: bytes, hook: int, mark: int = 0) -> LabJourney:
+        """A packet is going to be handed to the kernel and will be seen at ``hook`` first."""
+        journey = LabJourney(packet, packet, mark)
+        journey.place, journey.hook, journey.visit, journey.refresh = Place.ENTERING, hook, 0, self._refresh
+        journey.device = journey.packet_id = journey.pieces = 0
+        journey.touched = True
+        self._moving.append(journey)
+        return journey
+
+    def forget(self, journey: LabJourney) -> None:
+        """The kernel did not take it."""
+        self._moving.remove(journey)
+
+    def begin(self) -> None:
+        """Something is going to be done; what is reported from here on is because of that."""
+        self._current = None
+
+    def netlink(self, owner: object, datagram: bytes) -> None:
+        """A program is going to send this to the kernel, through a socket that the lab sees."""
+        for kind, _, number, attributes in messages(datagram):
+            if kind in (0x0301, 0x0303) and len(attributes.get(2, b"")) >= 8:
+                word, packet_id = struct.unpack_from("!II", attributes[2])
+                mark = attributes.get(3)
+                payload = attributes.get(10) if kind == 0x0301 else None
+                for journey in [j for j in self._waiting if j.queue == number]:
+                    if kind == 0x0301 and journey.packet_id != packet_id:
+                        continue
+                    if kind == 0x0303 and 0 < (journey.packet_id - packet_id) & 0xFFFFFFFF < 0x80000000:
+                        break
+                    self._verdict(journey, word, None if mark is None else int.from_bytes(mark[:4], "big"), payload)
+            elif kind == 0x0302 and attributes.get(1, b"")[:1] == b"\1":  # BIND
+                self._owners.setdefault(number, owner)
+            elif kind == 0x0302 and attributes.get(1, b"")[:1] == b"\2" and self._owners.get(number) is owner:  # UNBIND
+                self._unbound.add(number)
+
+    def closing(self, owner: object) -> None:
+        """A socket that the lab sees is going to be closed, and its queues with it."""
+        self._unbound.update(number for number, holder in self._owners.items() if holder is owner)
+
+    def _verdict(self, journey: LabJourney, word: int, mark: int | None, payload: bytes | None) -> None:
+        kind, queue, hook = word & 0xFF, journey.queue, HOOKS[journey.hook]
+        if kind == _STOLEN or kind > _STOP:
+            return  # the kernel will refuse it
+        names = ("place", "reason", "data", "mark", "queue", "fate")
+        before = {name: object.__getattribute__(journey, name) for name in names} | {"steps": journey.steps[:]}
+        self._decided.append((journey, before))
+        self._waiting.remove(journey)
+        self._moving.append(journey)
+        journey.touched = False
+        journey.fate = Fate.MOVING
+        if mark is not None:
+            journey.mark = mark
+        if payload is not None:
+            journey.data = payload
+        name, result = _VERDICTS[kind], _VERDICTS[kind]
+        if word in (_ACCEPT, _REPEAT):  # exactly: with any upper bit set ACCEPT is STOP and REPEAT is DROP
+            journey.place = Place.INSIDE
+        elif kind in (_ACCEPT, _STOP):
+            self._pass(journey)
+        elif kind == _QUEUE:
+            journey.place, journey.queue = Place.SENT_TO_QUEUE, word >> 16
+            result = f"QUEUE {word >> 16}"
+        else:
+            journey.place = Place.LOST
+            journey.reason = f"verdict {name} from queue {queue}"
+        journey.steps.append(Step(hook, "", "", f"verdict {name} from queue {queue}", result))
+
+    # ------------------------------------------------------------------ what has happened
+
+    def read(self) -> bool:
+        """Take note of all reports there are. False when there were none.
+
+        Raises OverrunError when the kernel had more to report than the socket could hold: the lab has lost sight of its packets.
+        """
+        seen = False
+        while True:
+            try:
+                datagram = self._socket.recv(1 << 18, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return seen
+            except OSError as error:
+                raise OverrunError("more happened at once than the lab's receive buffer holds: it lost sight of packets") from error
+            seen = True
+            for kind, family, number, attributes in messages(datagram):
+                if kind == _NFULNL_PACKET and number == PROBES:
+                    self._probe(attributes)
+                elif kind == _NFULNL_PACKET and (trace := _TRACE.match(attributes[10].decode(errors="replace"))):
+                    table, chain, what, rule = trace.groups()
+                    self._rule(attributes[1][2], attributes.get(9, b""), (family, table, chain), what, int(rule) - 1, None)
+                elif kind == _NFT_TRACE and attributes[1] != TABLE.encode() + b"\0":
+                    self._nft_trace(family, attributes)
+
+    def left(self, device: int, data: bytes) -> None:
+        """This came out of a device."""
+        leaving = [j for j in self._moving if j.place is Place.LEAVING and j.device == device]
+        journey = self._pick(leaving, data)
+        if journey is None:
+            return
+        if len(data) < len(journey.data) and _is_fragment(data):
+            journey.pieces += 1
+            if not _is_last_fragment(data):
+                return
+            journey.reason = f"in {journey.pieces} fragments"
+        else:
+            journey.data = data
+        self._end(journey, Fate.SENT, journey.reason)
+
+    def _probe(self, attributes: dict[int, bytes]) -> None:
+        first, hook = attributes[10].startswith(b"first"), attributes[1][2]
+        data, mark = attributes.get(9, b""), int.from_bytes(attributes.get(2, b""), "big")
+        indev, outdev = (int.from_bytes(attributes.get(number, b""), "big") for number in (4, 5))
+        journey = self._at_door(hook, indev, data) if first else self._in_room(hook, data)
+        if len(data) >= 65531 and journey.data.startswith(data):
+            data = journey.data  # no log message holds more than that
+        journey.data, journey.mark, journey.touched = data, mark, True
+        if first:
+            journey.place, journey.hook, journey.device, journey.visit = Place.INSIDE, hook, outdev, len(journey.steps)
+        else:
+            if len(journey.steps) == journey.visit:
+                journey.steps.append(Step(HOOKS[hook], "", "", "nothing is hooked here", "ACCEPT"))
+            self._pass(journey)
+        self._current = journey
+
+    def _pass(self, journey: LabJourney) -> None:
+        if journey.hook == INPUT:
+            journey.place = Place.ARRIVED
+        elif journey.hook == POSTROUTING:
+            journey.place = Place.CROSSING if journey.device == LOOPBACK else Place.LEAVING
+        else:
+            journey.place = Place.PASSED
+
+    def _at_door(self, hook: int, indev: int, data: bytes) -> LabJourney:
+        """Which packet came to this hook."""
+
+        def comes(journey: LabJourney) -> bool:
+            if hook == PREROUTING and indev == LOOPBACK and journey.place is Place.CROSSING:
+                return True
+            if hook in (PREROUTING, OUTPUT):
+                return journey.place is Place.ENTERING and journey.hook == hook
+            return journey.place is Place.PASSED and (journey.hook == PREROUTING) == (hook in (INPUT, FORWARD))
+
+        return self._pick(list(filter(comes, self._moving)), data) or self._answer(hook, data)
+
+    def _in_room(self, hook: int, data: bytes) -> LabJourney:
+        """Which packet is reported from inside this hook, or as leaving it."""
+        here = [j for j in self._moving if j.hook == hook]
+        return (
+            self._pick([j for j in here if j.place is Place.INSIDE], data)
+            or self._pick([j for j in here if j.place is Place.SENT_TO_QUEUE], data)  # nobody listened, and the rule says bypass
+            or self._resumed([j for j in self._waiting if j.hook == hook], data)
+            or self._answer(hook, data)
+        )
+
+    def _resumed(self, candidates: list[LabJourney], data: bytes) -> LabJourney | None:
+        """A packet whose verdict came from a program that the lab does not see."""
+        journey = self._pick(candidates, data)
+        if journey is not None:
+            self._waiting.remove(journey)
+            self._moving.append(journey)
+            journey.place, journey.fate = Place.INSIDE, Fate.MOVING
+        return journey
+
+    def _pick(self, candidates: list[LabJourney], data: bytes) -> LabJourney | None:
+        """The one that was last heard of, else the oldest; but first one that begins with these bytes."""
+        in_order = sorted(candidates, key=lambda j: j is not self._current)
+        return next((j for j in in_order if j.data.startswith(data)), in_order[0] if in_order else None)
+
+    def _answer(self, hook: int, data: bytes) -> LabJourney:
+        """A packet nobody handed in: the kernel made it, because of the one that was last heard of."""
+        journey = self.new(data, hook)
+        if self._current is None and self._decided:
+            self._current = self._decided[0][0]
+        if self._current is not None:
+            self._current.answers.append(journey)
+        return journey
+
+    def _nft_trace(self, family: int, attributes: dict[int, bytes]) -> None:
+        if 8 in attributes:  # the beginnings of the network and the transport header, in the first message of each chain
+            self._headers = attributes[8] + attributes.get(9, b"")
+        data = self._headers
+        table, chain = (attributes[number].rstrip(b"\0").decode() for number in (1, 2))
+        what = {1: "policy", 3: "rule"}.get(int.from_bytes(attributes[4], "big"))
+        inside = [j for j in self._moving if j.place is Place.INSIDE] or self._waiting
+        if what is None or not inside:
+            return
+        index = -1
+        if what == "policy":
+            verdict = int.from_bytes(attributes[16], "big")
+        elif 3 in attributes:
+            verdict = int.from_bytes(dict(_walk(attributes[5]))[1], "big")
+            index = self._rules().handles.get((family, table, chain, int.from_bytes(attributes[3], "big")), -1)
+        if index < 0 and what == "rule":
+            return  # the end of a chain, which is told again as its policy; or a rule that iptables knows nothing of
+        hook = (self._pick(inside, data) or inside[0]).hook
+        self._rule(hook, data, (family, table, chain), what, index, verdict)
+
+    def _rule(self, hook: int, data: bytes, chain: tuple[int, str, str], what: str, index: int, verdict: int | None) -> None:
+        """A packet met a rule, or the end of a chain. ``verdict`` is what nftables says of it; iptables leaves it to the text."""
+        journey = self._in_room(hook, data)
+        self._current = journey
+        journey.touched = True
+        policy, rules = self._rules().chains.get(chain, ("ACCEPT", []))
+        if 0 <= index < len(rules):  # iptables-legacy says "policy" of a rule without conditions, too
+            text = rules[index]
+            found = re.search(r" -[jg] (\S+)", text)
+            target = found[1] if found else ""
+        elif what == "policy":
+            text, target = f"policy {policy}", policy
+        else:
+            return
+        if target == "NFQUEUE":
+            number = re.search(r"--queue-num (\d+)", text)
+            queue = int(number[1]) if number else verdict >> 16 if verdict else None
+            target = "QUEUE" if queue is None else f"QUEUE {queue}"
+            journey.place, journey.queue = Place.SENT_TO_QUEUE, queue
+        elif target in ("DROP", "REJECT"):
+            journey.place, journey.reason = Place.LOST, text
+        journey.steps.append(Step(HOOKS[hook], chain[1], chain[2], text, target))
+
+    # ------------------------------------------------------------------ at rest
+
+    def rest(self, queues: dict[int, QueueState] | None, sockets: tuple[Sockets, Sockets], moved: Counter) -> None:
+        """Nothing moves any more: give every packet its fate.
+
+        ``queues`` is None where they cannot be seen; then ``sockets``, before and after, tell whether a message was queued.
+        """
+        if queues is None:
+            self._rest_of_hidden_queues(sockets)
+        else:
+            self._rest_of_queues(queues)
+            self._queues = queues
+        self._decided.clear()
+        self._unbound.clear()
+        arrived = [j for j in self._moving if j.place is Place.ARRIVED]
+        for journey in arrived:
+            counter = _refusals(journey.data)
+            if moved(counter) >= sum(_refusals(other.data) == counter for other in arrived):
+                self._end(journey, Fate.DROPPED, f"lost behind INPUT: {counter}")
+            else:
+                self._end(journey, Fate.DELIVERED)
+        for journey in self._moving[:]:
+            if journey.place is Place.LOST:
+                self._end(journey, Fate.DROPPED, journey.reason)
+            elif moved("IpReasmReqds") + moved("Ip6ReasmReqds") and _is_fragment(journey.data):
+                self._end(journey, Fate.MOVING, "waits for its other fragments")
+            else:
+                self._end(journey, Fate.DROPPED, journey.reason or self._guess(journey, moved))
+
+    def _guess(self, journey: LabJourney, moved: Counter) -> str:
+        """Why a packet vanished that no rule and no verdict dropped."""
+        where = {
+            Place.ENTERING: "before its first hook",
+            Place.INSIDE: f"in {HOOKS[journey.hook]}",
+            Place.PASSED: f"behind {HOOKS[journey.hook]}",
+            Place.CROSSING: "on the loopback",
+        }.get(journey.place, "at the device")
+        if journey.place is Place.INSIDE and not journey.touched:
+            where += f", after the {journey.steps[-1].what}"
+        return f"lost {where}" + (f": {' '.join(moved.lost)}" if moved.lost else "")
+
+    def _wait(self, journey: LabJourney, queue: int, packet_id: int) -> None:
+        self._moving.remove(journey)
+        self._waiting.append(journey)
+        journey.place, journey.fate, journey.queue, journey.packet_id = Place.WAITING, Fate.QUEUED, queue, packet_id
+        journey.reason = ""
+
+    def _rest_of_queues(self, now: dict[int, QueueState]) -> None:
+        for number, state in now.items():
+            before = self._queues.get(number)
+            if before is None or before.owner != state.owner or (state.last_id - before.last_id) & 0xFFFFFFFF >= 0x80000000:
+                before = QueueState(state.owner, 0, 0, 0, 0, 0)  # bound anew
+                self._flush(number, 0)
+            fresh = (state.last_id - before.last_id - (state.refused - before.refused)) & 0xFFFFFFFF
+            asked = [j for j in self._moving if j.place is Place.SENT_TO_QUEUE and j.queue in (number, None)]
+            if not asked:  # by a rule that does not tell: of nftables, in a lab that traces iptables-legacy
+                asked = [j for j in self._moving if j.place is Place.INSIDE and j.touched][:fresh]
+            for packet_id, journey in enumerate(asked[:fresh], state.last_id - fresh + 1):
+                self._wait(journey, number, packet_id & 0xFFFFFFFF)
+            for journey in asked[fresh:]:
+                if journey.queue is not None:
+                    journey.place, journey.reason = Place.LOST, self._loss(number, before, state)
+            ours = [j for j in self._waiting if j.queue == number]
+            for journey, undo in self._decided:  # of a queue all verdicts of one sender were refused, or none
+                if len(ours) < state.waiting and undo["queue"] == number and not journey.touched and journey not in self._waiting:
+                    ours.append(self._undo(journey, undo))
+            self._flush(number, state.waiting)
+        for gone in {j.queue for j in self._waiting} - now.keys():
+            self._flush(gone, 0)
+        for journey in self._moving:
+            if journey.place is Place.SENT_TO_QUEUE:
+                journey.place = Place.LOST
+                journey.reason = f"queue {'?' if journey.queue is None else journey.queue}: nobody listens"
+
+    @staticmethod
+    def _loss(number: int, before: QueueState, state: QueueState) -> str:
+        if state.copy_mode == 0:
+            return f"queue {number}: copy mode is NONE"
+        if state.refused != before.refused:
+            return f"queue {number}: its owner did not take the message"
+        return f"queue {number} is full"
+
+    def _undo(self, journey: LabJourney, before: dict[str, Any]) -> LabJourney:
+        """The kernel refused the verdict: the packet waits where it was."""
+        for name, value in before.items():
+            setattr(journey, name, value)
+        self._moving.remove(journey)
+        self._waiting.insert(0, journey)
+        return journey
+
+    def _flush(self, number: int | None, keep: int) -> None:
+        """Fewer packets wait in this queue than are known to: the oldest have left it without a word."""
+        here = sorted((j for j in self._waiting if j.queue == number), key=lambda j: j.packet_id)
+        for journey in here[: len(here) - keep]:
+            self._waiting.remove(journey)
+            self._moving.append(journey)
+            journey.place = Place.LOST
+            journey.reason = f"left queue {number}" if keep else f"queue {number} was closed"
+
+    def _rest_of_hidden_queues(self, sockets: tuple[Sockets, Sockets]) -> None:
+        before, after = sockets
+        for number in self._unbound:
+            self._flush(number, 0)
+            self._owners.pop(number, None)
+            self._last_ids.pop(number, None)
+        for journey in [j for j in self._moving if j.place is Place.SENT_TO_QUEUE]:
+            number = journey.queue or 0
+            if after.waiting > before.waiting:
+                self._last_ids[number] = packet_id = (self._last_ids.get(number, 0) + 1) & 0xFFFFFFFF
+                self._wait(journey, number, packet_id)
+            elif after.lost > before.lost:
+                self._last_ids[number] = (self._last_ids.get(number, 0) + 1) & 0xFFFFFFFF
+                journey.place, journey.reason = Place.LOST, f"queue {number}: its owner did not take the message"
+            else:
+                journey.place, journey.reason = Place.LOST, f"queue {number}: nobody listens, or it is full"
+
+    def _end(self, journey: LabJourney, fate: Fate, reason: str = "") -> None:
+        journey.place, journey.fate, journey.reason = Place.ENDED, fate, reason
+        self._moving.remove(journey)
+        journey.refresh = None
+
+
+class Counter:
+    """How far the counters of the IP stack have moved: /proc/net/snmp, netstat and snmp6, before and after."""
+
+    def __init__(self, before: list[str], after: list[str]) -> None:
+        self._texts = before, after
+
+    @cached_property
+    def _moved(self) -> dict[str, int]:
+        before, after = map(_counters, self._texts)
+        return {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
+
+    def __call__(self, name: str) -> int:
+        return self._moved.get(name, 0)
+
+    @property
+    def lost(self) -> list[str]:
+        """The counters of lost packets that have moved."""
+        return [name for name in self._moved if _LOST.fullmatch(name)]
+
+
+def _counters(texts: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in texts:
+        lines = text.splitlines()
+        if lines and ":" in lines[0]:  # a line of names and a line of values
+            for names, values in zip(lines[::2], lines[1::2], strict=True):
+                group, *columns = names.split()
+                found.update((group[:-1] + name, int(value)) for name, value in zip(columns, values.split()[1:], strict=True))
+        else:
+            found.update((name, int(value)) for name, value in map(str.split, lines))
+    return found
+
+
+def messages(datagram: bytes) -> Iterator[tuple[int, int, int, dict[int, bytes]]]:
+    """Walk the nfnetlink messages of a datagram: type, family, res_id, attributes (the last of a type counts)."""
+    at = 0
+    while at + 20 <= len(datagram):
+        length, kind = struct.unpack_from("=IH", datagram, at)
+        if not 20 <= length <= len(datagram) - at:
+            return
+        family, _, number = struct.unpack_from("!BBH", datagram, at + 16)
+        yield kind, family, number, dict(_walk(datagram[at + 20 : at + length]))
+        at += (length + 3) & ~3
+
+
+def _walk(attributes: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + 4 <= len(attributes):
+        length, kind = struct.unpack_from("=HH", attributes, at)
+        if not 4 <= length <= len(attributes) - at:
+            return
+        yield kind & 0x3FFF, attributes[at + 4 : at + length]
+        at += (length + 3) & ~3
+
+
+def _refusals(data: bytes) -> str:
+    """The counter that moves when the protocol of this packet refuses it."""
+    if data[:1] and data[0] >> 4 == 6:
+        counter, kind = _REFUSED.get((10, data[6]), ""), data[40:41]
+        error = kind < b"\x80"
+    else:
+        counter, kind = _REFUSED.get((2, data[9]), "") if len(data) > 9 else "", data[(data[0] & 15) << 2 :][:1]
+        error = kind in (b"\3", b"\4", b"\5", b"\x0b", b"\x0c")
+    if counter.startswith("Icmp"):  # an ICMP error about a packet that nobody remembers counts as InErrors too
+        counter += "CsumErrors" if error else "Errors"
+    return counter
+
+
+def _is_fragment(data: bytes) -> bool:
+    if len(data) >= 48 and data[0] >> 4 == 6:
+        return data[6] == 44
+    return len(data) >= 20 and bool(data[6] & 0x3F or data[7])
+
+
+def _is_last_fragment(data: bytes) -> bool:
+    return not data[43] & 1 if data[0] >> 4 == 6 else not data[6] & 0x20

@@ -1,0 +1,738 @@
+"""A throw-away network namespace with the verbs of the fake kernel: what a test says to `FakeKernel` it can say to Linux.
+
+    with LinuxLab() as lab:
+        lab.iptables("-A INPUT -p icmp -j DROP")
+        ping = lab.receive(IP(src="10.0.0.9", dst="10.0.0.1") / ICMP())
+        assert ping.dropped
+
+It needs root, or an unprivileged user namespace (`enter_user_namespace`), and the programs ``ip``, ``nft`` and ``iptables``.
+`LinuxLab.available` says whether it can be had here, and if not, why not.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+import shlex
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Self, SupportsBytes, TypeVar
+
+from nfnl.errors import LocalProtocolError, TransportClosed, error_name
+from nfnl.sim.journey import Journey
+from nfnl.testing._watch import HOOKS, OUTPUT, PREROUTING, PROBES, TABLE, TRACES, Counter, QueueState, Rules, Sockets, Watch
+from nfnl.transport.base import SocketOptions, Wait
+from nfnl.transport.linux import LinuxKernel, LinuxTransport, in_thread
+
+__all__ = ["LabSocket", "LabTransport", "LinuxLab", "enter_user_namespace"]
+
+T = TypeVar("T")
+
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_TUNSETIFF, _TUNSETIFINDEX, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x400454DA, 1, 0x1000
+_SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_MARK, _SO_PRIORITY, _IPV6_HDRINCL = 33, 32, 36, 12, 36
+_ETH_P_MARKER = 0x88B5  # IEEE 802: for local experiments
+_BUFFER = 64 << 20
+_PORT = 0x6E666E6C  #: of the lab's own netlink socket, so that the first socket of a test gets the process id as in any namespace
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+
+#: What is set in the namespace, so that it is the same on every machine and nothing happens in it by itself or by the clock.
+SYSCTLS = {
+    "net.ipv4.conf.all.rp_filter": 0,
+    "net.ipv4.conf.default.rp_filter": 0,
+    "net.ipv4.conf.all.accept_local": 0,
+    "net.ipv4.conf.default.accept_local": 0,
+    "net.ipv4.conf.all.route_localnet": 0,
+    "net.ipv4.conf.default.route_localnet": 0,
+    "net.ipv4.conf.all.log_martians": 0,
+    "net.ipv4.conf.all.accept_redirects": 0,
+    "net.ipv4.conf.default.accept_redirects": 0,
+    "net.ipv4.conf.all.send_redirects": 0,
+    "net.ipv4.conf.default.send_redirects": 0,
+    "net.ipv4.ip_forward": 0,
+    "net.ipv4.icmp_ratelimit": 0,
+    "net.ipv4.icmp_echo_ignore_all": 0,
+    "net.ipv6.conf.all.forwarding": 0,
+    "net.ipv6.conf.all.accept_ra": 0,
+    "net.ipv6.conf.default.accept_ra": 0,
+    "net.ipv6.conf.default.autoconf": 0,
+    "net.ipv6.conf.default.accept_dad": 0,
+    "net.ipv6.conf.default.dad_transmits": 0,
+    "net.ipv6.conf.default.router_solicitations": 0,
+    "net.ipv6.conf.default.addr_gen_mode": 1,
+    "net.ipv6.conf.default.disable_ipv6": 0,
+    "net.ipv6.auto_flowlabels": 0,
+    "net.ipv6.icmp.ratelimit": 0,
+}
+#: The same, where the kernel has it for each namespace (since Linux 6.11).
+NEWER_SYSCTLS = {"net.ipv4.icmp_msgs_per_sec": 1_000_000, "net.ipv4.icmp_msgs_burst": 1_000_000}
+
+
+class LinuxLab:
+    """A network namespace of its own, gone when it is closed: a `Kernel` of the seam, and the tester's verbs.
+
+    **The world**: lo; eth0, a point-to-point device (tun) with 10.0.0.1/24, fd00::1/64 and the default routes, so that any
+    address is reachable without ARP or neighbour discovery. Nothing happens in it by itself. All limits by time on what the
+    kernel answers are off; reverse-path filter, redirects, forwarding, router advertisements, duplicate address detection and
+    link-local addresses too: `SYSCTLS` has them all.
+
+    **How a fate is known.** An nftables chain before and one behind everything else at each hook report what comes by, in order,
+    and iptables reports the rules it meets; see `nfnl.testing._watch`. *Delivered* means reported from behind INPUT, and that
+    no counter says a protocol refused it (a wrong checksum); *sent*, that it was read from the tun device; *queued*, that the
+    kernel's own count of waiting packets says so. *Dropped* is what is left at rest, and at rest the lab knows by a frame that
+    it sends through the same loopback behind all the others: no time-outs. ``reason`` names the rule, the verdict, or the
+    counters that moved.
+
+    **What belongs to the lab**: the table ``inet nfnl_lab``, the NFLOG groups 0 and 65535, the default logger of IPv4 and IPv6,
+    netlink port 0x6e666e6c. None of it shows in iptables or its counters.
+
+    **In a user namespace** the kernel hides its queues. There the lab goes by what its own sockets (`open`, `socket`) send and
+    by the fill of the namespace's netlink sockets, and verdicts given by other programs are not all understood.
+
+    Safe to use from several threads. ``NFNL_IPTABLES`` chooses between ``legacy`` and ``nft``; without it legacy is taken if it
+    works. Raises OSError, with the reason in words, where there can be no lab.
+    """
+
+    def __init__(self) -> None:
+        if sys.platform != "linux":
+            raise OSError(errno.ENOSYS, "a lab needs Linux")
+        self.flavour = iptables_flavour()
+        self._lock = threading.RLock()
+        self._holder = 0  #: the thread that holds the lock
+        self._idling = 0
+        self._cpu = min(os.sched_getaffinity(0))
+        self._tuns: dict[str, tuple[int, int]] = {}  #: name -> descriptor, ifindex
+        self._transports: weakref.WeakSet[LabTransport] = weakref.WeakSet()
+        self._cached_rules: Rules | None = None
+        self._marker = 0
+        self._proc: dict[str, int] = {}  #: name -> descriptor of the /proc/net file; empty before it is furnished and when closed
+        self._counters: list[str] = []
+        self._sockets = Sockets(0, 0)
+        with ExitStack() as cleanup:
+            self._namespace = _new_namespace()
+            cleanup.callback(os.close, self._namespace)
+            self._environment = os.environ | {"PATH": f"{os.environ.get('PATH', '')}:{_SBIN}"}
+            directory = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="nfnl-lab-"))
+            self._environment["XTABLES_LOCKFILE"] = f"{directory}/xtables.lock"
+            self._kernel = LinuxKernel(self._namespace)
+            cleanup.callback(self._close_devices)
+            self._furnish()
+            self._open_windows(cleanup)
+            self._cleanup = cleanup.pop_all()
+        self._refresh()
+
+    # ------------------------------------------------------------------ making the world
+
+    def _furnish(self) -> None:
+        for name, value in SYSCTLS.items():
+            self._kernel.sysctl(name, value)
+        for name, value in NEWER_SYSCTLS.items():
+            with suppress(FileNotFoundError):
+                self._kernel.sysctl(name, value)
+        self._ip("link set lo up")
+        with _reason("making a tun device"):
+            self.add_device("eth0")
+        for address in ("10.0.0.1/24", "fd00::1/64"):
+            self.add_address("eth0", address)
+        self._ip("route add 0.0.0.0/0 dev eth0", "route add ::/0 dev eth0")
+        probes = "".join(
+            f"chain {hook.lower()}_{edge} {{ type filter hook {hook.lower()} priority {priority}; {rule}; }}\n"
+            for hook in HOOKS
+            # tracing is off behind the last function and on again at the next hook, so that the probes are not traced themselves
+            for edge, priority, rule in (
+                ("first", -500, f'log group {PROBES} prefix "first"; meta nftrace set 1'),
+                ("last", 2**31 - 1, f'meta nftrace set 0; log group {PROBES} prefix "last"'),
+            )
+        )
+        self._expect(self._program(["nft", "-f", "-"], f"table inet {TABLE} {{\n{probes}}}\n"))
+
+    def _open_windows(self, cleanup: ExitStack) -> None:
+        """Open what the lab looks and acts through: sockets and /proc files."""
+
+        def opened(*arguments: int) -> socket.socket:
+            return cleanup.enter_context(self._kernel.inside(lambda: socket.socket(*arguments)))
+
+        reports = opened(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+        reports.bind((_PORT, 0))
+        _enlarge(reports, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
+        _configure_logging(reports)
+        if self.flavour == "nft":
+            reports.setsockopt(270, 1, 9)  # NETLINK_ADD_MEMBERSHIP of NFNLGRP_NFTRACE
+        self._watch = Watch(reports, self._rules, self._refresh)
+        self._loopback = opened(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+        self._loopback.bind(("lo", _ETH_P_MARKER))
+        self._loopback.settimeout(1)
+        self._raw = {
+            4: opened(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW),
+            6: opened(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW),
+        }
+        self._raw[4].setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        self._raw[6].setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
+        for raw in self._raw.values():
+            _enlarge(raw, _SO_SNDBUFFORCE, socket.SO_SNDBUF)  # it has to hold all that waits in queues at OUTPUT
+        for name in ("snmp", "netstat", "snmp6", "netlink", "netfilter/nfnetlink_queue"):
+            # read through these descriptors, the files tell of this namespace from any thread
+            look = functools.partial(os.open, f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            with suppress(PermissionError):  # the last one, in a user namespace
+                self._proc[name] = self._kernel.inside(look)
+                cleanup.callback(os.close, self._proc[name])
+
+    @staticmethod
+    @functools.cache
+    def available() -> str | None:
+        """None when a lab can be had here, else the reason why not, in words. It is tried; once."""
+        try:
+            LinuxLab().close()
+        except OSError as error:
+            return str(error.strerror or error)
+        return None
+
+    # ------------------------------------------------------------------ the seam
+
+    def open(self, options: SocketOptions = SocketOptions()) -> LabTransport:
+        """Open a socket in the namespace. Raises OSError with the kernel's errno."""
+        sock = self._kernel.inside(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
+        try:
+            transport = LabTransport(self, sock, options)
+        except BaseException:
+            sock.close()
+            raise
+        self._transports.add(transport)
+        return transport
+
+    def socket(self, type: int = socket.SOCK_RAW, protocol: int = 12) -> LabSocket:  # noqa: A002
+        """A netlink socket in the namespace, not bound: a `socket.socket` in everything, but the lab notes what is sent with it."""
+        sock = self._kernel.inside(lambda: LabSocket(socket.AF_NETLINK, type, protocol))
+        sock.lab = self
+        return sock
+
+    def read_proc(self, name: str) -> str:
+        """The text of ``/proc/net/<name>``. Raises OSError; EACCES for the queues in a user namespace."""
+        return self._kernel.read_proc(name)
+
+    def sysctl(self, name: str, value: str | int | None = None) -> str:
+        """Read a sysctl, after writing ``value`` if one is given. Raises OSError."""
+        return self._kernel.sysctl(name, value)
+
+    # ------------------------------------------------------------------ the tester's verbs
+
+    def iptables(self, line: str) -> str:
+        """``iptables <line>``, as typed in a shell; what it prints. Raises LocalProtocolError with what it complains of."""
+        return self._iptables("iptables", shlex.split(line))
+
+    def ip6tables(self, line: str) -> str:
+        """``ip6tables <line>``."""
+        return self._iptables("ip6tables", shlex.split(line))
+
+    def iptables_restore(self, text: str) -> str:
+        """``iptables-restore`` with this input."""
+        return self._iptables("iptables", [], text)
+
+    def send(self, packet: SupportsBytes, *, mark: int = 0, priority: int = 0) -> Journey:
+        """A local program sends a packet, from the network header on, through a raw socket with IP_HDRINCL.
+
+        The kernel sets IPv4's total length and header checksum, and id and source if they are 0. What ``sendto`` reports is
+        `Journey.errno`.
+        """
+        data = bytes(packet)
+        v6 = data[:1] and data[0] >> 4 == 6
+        family, to = (socket.AF_INET6, data[24:40].ljust(16, b"\0")) if v6 else (socket.AF_INET, data[16:20].ljust(4, b"\0"))
+        with self._step():
+            journey = self._watch.new(data, OUTPUT, mark)
+            raw = self._raw[6 if v6 else 4]
+            raw.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+            raw.setsockopt(socket.SOL_SOCKET, _SO_PRIORITY, priority)
+            try:
+                raw.sendto(data, socket.MSG_DONTWAIT, (socket.inet_ntop(family, to), 0))
+            except OSError as error:
+                journey.errno = error.errno or 0
+                journey.reason = _REFUSALS.get(journey.errno, error_name(journey.errno))
+        return journey
+
+    def receive(self, packet: SupportsBytes, dev: str = "eth0") -> Journey:
+        """A packet arrives on a device. Raises OSError: ENODEV, ENETDOWN, EINVAL for what is not IP."""
+        with self._step():
+            descriptor, _ = self._device(dev)
+            journey = self._watch.new(bytes(packet), PREROUTING)
+            try:
+                os.write(descriptor, journey.packet)
+            except OSError as error:
+                self._watch.forget(journey)
+                if error.errno == errno.EIO:
+                    raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN), dev) from None
+                raise
+        return journey
+
+    def forward(self, packet: SupportsBytes, in_dev: str = "eth0", out_dev: str | None = None) -> Journey:
+        """A packet arrives on ``in_dev`` that is to be passed on; both stay as the verb leaves them:
+
+        forwarding is switched on for its family, and with ``out_dev`` there is a route to its destination through that device.
+        """
+        data = bytes(packet)
+        if data[0] >> 4 == 4:
+            self.sysctl("net.ipv4.ip_forward", 1)
+            to = f"{socket.inet_ntoa(data[16:20])}/32"
+        else:
+            self.sysctl("net.ipv6.conf.all.forwarding", 1)
+            to = f"{socket.inet_ntop(socket.AF_INET6, data[24:40])}/128"
+        if out_dev is not None:
+            self._device(out_dev)
+            self._ip(f"route replace {to} dev {out_dev}")
+        return self.receive(data, in_dev)
+
+    def advance(self, seconds: float) -> None:
+        """Refused: LocalProtocolError."""
+        raise LocalProtocolError(f"advance({seconds}): the real kernel's time passes by itself, and cannot be moved")
+
+    @contextmanager
+    def until_idle(self) -> Iterator[None]:
+        """Inside, a `wait` of this lab's transports that nothing can end answers `Wait.IDLE` instead of blocking.
+
+        That is when the socket is empty and nothing moves in the namespace. Leaving the block brings all journeys up to date.
+        """
+        self._idling += 1
+        try:
+            yield
+        finally:
+            self._idling -= 1
+            self._refresh()
+
+    def add_device(self, name: str, *, index: int | None = None, mtu: int = 1500) -> None:
+        """Another device of eth0's kind, up and without addresses. Raises OSError (EEXIST, EBUSY for the index, EINVAL)."""
+        if name in self._tuns:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        descriptor = self._kernel.inside(lambda: _open_tun(name, index))
+        with self._lock:
+            self._tuns[name] = descriptor, self._kernel.inside(lambda: socket.if_nametoindex(name))
+        self._ip(f"link set {name} mtu {mtu} txqueuelen 100000 multicast off", f"link set {name} up")
+
+    def add_address(self, dev: str, address: str) -> None:
+        """``"10.0.0.1/24"``: an address of this machine and the network behind the device. Raises OSError (EEXIST, ENODEV)."""
+        self._ip(f"address add {address} dev {dev}{' nodad' if ':' in address else ''}")
+
+    def add_route(self, prefix: str, dev: str | None, *, mark: int | None = None) -> None:
+        """``"192.0.2.0/24"`` leads out of ``dev``; None: it is unreachable. Raises OSError (EEXIST, ENODEV).
+
+        With a mark the route is for packets with that mark only and comes before the others.
+        """
+        where = f"{prefix} dev {dev}" if dev is not None else f"unreachable {prefix}"
+        if mark is None:
+            self._ip(f"route add {where}")
+        else:
+            with suppress(FileExistsError):
+                self._ip(f"rule add fwmark {mark} lookup {1000 + mark}", family="-6" if ":" in prefix else "-4")
+            self._ip(f"route add {where} table {1000 + mark}")
+
+    def del_route(self, prefix: str, *, mark: int | None = None) -> None:
+        """Raises OSError (ESRCH)."""
+        table = "" if mark is None else f" table {1000 + mark}"
+        self._ip(f"route del {prefix}{table}")
+
+    def set_up(self, dev: str, up: bool) -> None:
+        """``ip link set dev up|down``. Raises OSError (ENODEV)."""
+        self._ip(f"link set {dev} {'up' if up else 'down'}")
+
+    def run(self, command: str | Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a program in the namespace and wait for it: an argument list, or a command line without shell syntax."""
+        argv = shlex.split(command) if isinstance(command, str) else list(command)
+        done = self._program(argv)
+        self._cached_rules = None
+        self._refresh()
+        return done
+
+    def close(self) -> None:
+        """Close the lab's transports and let go of the namespace. What waited in queues is gone; journeys stay as they are."""
+        with self._lock:
+            for transport in list(self._transports):
+                transport.close()
+            self._proc.clear()
+            self._cleanup.close()
+
+    def __enter__(self) -> LinuxLab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ programs
+
+    def _program(self, argv: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
+        program = shutil.which(argv[0], path=self._environment["PATH"])
+        if program is None:
+            raise FileNotFoundError(errno.ENOENT, f"{argv[0]} is not installed")
+
+        def start() -> subprocess.CompletedProcess[str]:
+            os.sched_setaffinity(0, {self._cpu})  # of this thread, which ends with the program, and so of the program
+            return subprocess.run(
+                [program, *argv[1:]], input=text, capture_output=True, text=True, check=False, env=self._environment
+            )
+
+        return self._kernel.inside(start)
+
+    @staticmethod
+    def _expect(done: subprocess.CompletedProcess[str]) -> str:
+        if done.returncode:
+            raise OSError(errno.EIO, f"{os.path.basename(done.args[0])}: {done.stderr.strip()}")
+        return done.stdout
+
+    def _ip(self, *lines: str, family: str = "") -> None:
+        """``ip <line>`` for each; the family matters only where no address tells it. Raises OSError."""
+        done = self._program(["ip", *filter(None, (family,)), "-batch", "-"], "".join(f"{line}\n" for line in lines))
+        if done.returncode:
+            complaint = done.stderr.strip().splitlines()[0]
+            number = next((number for text, number in _IP_COMPLAINTS.items() if text in complaint), errno.EINVAL)
+            raise OSError(number, f"{os.strerror(number)}: ip {'; '.join(lines)}: {complaint}")
+        self._refresh()
+
+    def _iptables(self, program: str, arguments: list[str], text: str | None = None) -> str:
+        name = f"{program}-{self.flavour}{'' if text is None else '-restore'}"
+        with self._step():
+            done = self._program([name, *arguments], text)
+            self._cached_rules = None
+        if done.returncode:
+            raise LocalProtocolError(f"{shlex.join([program, *arguments])}: {done.stderr.strip()}")
+        return done.stdout
+
+    def _rules(self) -> Rules:
+        """The rules there are now; asked for again after each of the lab's verbs that may have changed them."""
+        if self._cached_rules is None:
+            chains: dict[tuple[int, str, str], tuple[str, list[str]]] = {}
+            handles: dict[tuple[int, str, str, int], int] = {}
+            for family, program, nft_family in ((2, "iptables", "ip"), (10, "ip6tables", "ip6")):
+                table = ""
+                for line in self._expect(self._program([f"{program}-{self.flavour}-save"])).splitlines():
+                    if line.startswith("*"):
+                        table = line[1:]
+                    elif line.startswith(":"):
+                        chain, policy, _ = line[1:].split(" ", 2)
+                        chains[family, table, chain] = policy, []
+                    elif line.startswith("-A "):
+                        chains[family, table, line.split(" ", 2)[1]][1].append(line)
+                if self.flavour == "nft":
+                    listing = self._expect(self._program(["nft", "-a", "list", "ruleset", nft_family]))
+                    handles.update(_handles(listing, family))
+            self._cached_rules = Rules(chains, handles)
+        return self._cached_rules
+
+    # ------------------------------------------------------------------ one thing after the other
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        """Do one thing, alone, and see what comes of it."""
+        with self._alone():
+            self._settle()  # what others have done in the meantime is not because of this
+            self._watch.begin()
+            try:
+                yield
+            finally:
+                self._settle()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock, on the lab's processor: packets on the loopback then wait in one queue, that of this processor."""
+        with self._lock:
+            if not self._proc:
+                raise TransportClosed("the lab was closed")
+            holder, self._holder = self._holder, threading.get_ident()
+            everywhere = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, {self._cpu})
+            try:
+                yield
+            finally:
+                os.sched_setaffinity(0, everywhere)
+                self._holder = holder
+
+    def _refresh(self) -> None:
+        """See what has come of packets by the doing of others."""
+        if self._proc and self._holder != threading.get_ident():
+            with self._alone():
+                self._settle()
+
+    def _settle(self) -> None:
+        """Wait until nothing moves, and take note of everything that did.
+
+        Netlink, a tun device and a raw socket have done all they cause when the call returns, but for the loopback: what is sent
+        there may still be waiting for its turn.
+        """
+        while True:
+            self._watch.read()
+            self._pass_loopback()
+            if not self._watch.read():
+                break
+        for descriptor, index in self._tuns.values():
+            with suppress(BlockingIOError):
+                while True:
+                    self._watch.left(index, os.read(descriptor, 1 << 17))
+        counters = [self._look(name) for name in ("snmp", "netstat", "snmp6")]
+        sockets = self._socket_states()
+        self._watch.rest(self._queue_states(), (self._sockets, sockets), Counter(self._counters, counters))
+        self._counters, self._sockets = counters, sockets
+
+    def _pass_loopback(self) -> None:
+        """Send a frame over the loopback, of a protocol nobody knows, and wait for it: what was sent before has arrived then."""
+        self._marker += 1
+        frame = self._marker.to_bytes(8, "big")
+        while True:
+            try:
+                self._loopback.sendto(frame, ("lo", _ETH_P_MARKER, 0, 0, bytes(6)))
+                while self._loopback.recv(16) != frame:
+                    pass
+            except TimeoutError:  # lost in a crowd; another one then
+                continue
+            except OSError as error:
+                if error.errno not in (errno.ENETDOWN, errno.ENXIO):
+                    raise  # but a loopback that is down holds nothing
+            return
+
+    def _look(self, name: str) -> str:
+        descriptor = self._proc[name]
+        text = b""
+        while more := os.pread(descriptor, 1 << 16, len(text)):
+            text += more
+        return text.decode()
+
+    def _queue_states(self) -> dict[int, QueueState] | None:
+        if "netfilter/nfnetlink_queue" not in self._proc:
+            return None
+        rows = (list(map(int, line.split())) for line in self._look("netfilter/nfnetlink_queue").splitlines())
+        return {row[0]: QueueState(row[1], row[2], row[3], row[5], row[6], row[7]) for row in rows}
+
+    def _socket_states(self) -> Sockets:
+        rows = [line.split() for line in self._look("netlink").splitlines()[1:]]
+        ours = [row for row in rows if row[1] == "12" and row[2] not in ("0", str(_PORT))]
+        return Sockets(sum(int(row[4]) for row in ours), sum(int(row[8]) for row in ours))
+
+    def _device(self, name: str) -> tuple[int, int]:
+        if name == "lo":
+            raise LocalProtocolError("nothing arrives on lo from outside: send() the packet to an address of this machine")
+        try:
+            return self._tuns[name]
+        except KeyError:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name) from None
+
+    def _close_devices(self) -> None:
+        for descriptor, _ in self._tuns.values():
+            os.close(descriptor)
+        self._tuns.clear()
+
+    def _send_seen(self, owner: object, datagram: bytes, send: Callable[[], T]) -> T:
+        """A netlink socket of the lab sends."""
+        if not self._proc:
+            return send()
+        with self._step():
+            self._watch.netlink(owner, datagram)
+            return send()
+
+    def _close_seen(self, owner: object, close: Callable[[], None]) -> None:
+        """A netlink socket of the lab is closed, and its queues with it."""
+        if not self._proc:
+            close()
+            return
+        with self._step():
+            self._watch.closing(owner)
+            close()
+
+
+class LabTransport(LinuxTransport):
+    """A Linux socket in a lab, which notes what is sent with it."""
+
+    def __init__(self, lab: LinuxLab, sock: socket.socket, options: SocketOptions) -> None:
+        super().__init__(sock, options)
+        self._lab = lab
+
+    def send(self, datagram: bytes) -> None:
+        self._lab._send_seen(self, datagram, lambda: super(LabTransport, self).send(datagram))
+
+    def wait(self, deadline: float | None) -> Wait:
+        if not self._lab._idling:
+            return super().wait(deadline)
+        self._lab._refresh()
+        why = super().wait(self.now())
+        due = deadline is not None and deadline <= self.now()
+        return Wait.IDLE if why is Wait.DEADLINE and not due else why
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            self._lab._close_seen(self, super().close)
+
+
+class LabSocket(socket.socket):
+    """A netlink socket in a lab, which notes what is sent with it."""
+
+    lab: LinuxLab
+
+    def dup(self) -> Self:
+        other = super().dup()
+        other.lab = self.lab
+        return other
+
+    def send(self, data: Any, *rest: Any) -> int:
+        return self.lab._send_seen(self, bytes(data), lambda: super(LabSocket, self).send(data, *rest))
+
+    def sendall(self, data: Any, *rest: Any) -> None:
+        self.lab._send_seen(self, bytes(data), lambda: super(LabSocket, self).sendall(data, *rest))
+
+    def sendto(self, data: Any, *rest: Any) -> int:
+        return self.lab._send_seen(self, bytes(data), lambda: super(LabSocket, self).sendto(data, *rest))
+
+    def sendmsg(self, buffers: Any, *rest: Any) -> int:
+        data = b"".join(map(bytes, buffers))
+        return self.lab._send_seen(self, data, lambda: super(LabSocket, self).sendmsg([data], *rest))
+
+    def close(self) -> None:
+        if self.fileno() >= 0:
+            self.lab._close_seen(self, super().close)
+
+
+def enter_user_namespace() -> None:
+    """Move this process to a new user namespace, where it is root, so that an ordinary user can have labs.
+
+    For the start of a test run: the process must have one thread only, and everything it does from here on it does with the
+    rights of that namespace, which outside of it are those of the user. Raises OSError, with the reason in words.
+    """
+    import ctypes
+
+    uid, gid = os.geteuid(), os.getegid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = errno.EINVAL
+    for _ in range(1000):  # a thread that Python has joined may need a moment more to be gone
+        if libc.unshare(_CLONE_NEWUSER) == 0:
+            number = 0
+            break
+        number = ctypes.get_errno()
+        if number != errno.EINVAL:
+            break
+        os.sched_yield()
+    if number:
+        why = {
+            errno.EINVAL: "the process has more than one thread",
+            errno.EPERM: "unprivileged user namespaces are switched off",
+            errno.ENOSPC: "no user namespaces are allowed (user.max_user_namespaces)",
+        }.get(number, "making a user namespace")
+        raise OSError(number, f"{os.strerror(number)}: {why}")
+    for name, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(line)
+
+
+@functools.cache
+def iptables_flavour() -> str:
+    """``"legacy"`` if this kernel and this user can have it, else ``"nft"``; or what ``NFNL_IPTABLES`` says."""
+    forced = os.environ.get("NFNL_IPTABLES")
+    if forced is not None:
+        if forced not in ("legacy", "nft"):
+            raise OSError(errno.EINVAL, f"NFNL_IPTABLES={forced}: neither legacy nor nft")
+        return forced
+    program = shutil.which("iptables-legacy", path=f"{os.environ.get('PATH', '')}:{_SBIN}")
+    if program is None:
+        return "nft"
+    namespace = _new_namespace()  # another one: to ask makes the table
+    try:
+        with tempfile.NamedTemporaryFile(prefix="nfnl-lab-") as lock:
+            environment = os.environ | {"XTABLES_LOCKFILE": lock.name}
+            probe = LinuxKernel(namespace).inside(
+                lambda: subprocess.run([program, "-S"], capture_output=True, check=False, env=environment)
+            )
+    finally:
+        os.close(namespace)
+    return "legacy" if probe.returncode == 0 else "nft"
+
+
+#: What ``ip`` says, and what it was told. (Some answers of the kernel it replaces by the text of the extended ack.)
+_IP_COMPLAINTS = {
+    "File exists": errno.EEXIST,
+    "already assigned": errno.EEXIST,
+    "No such process": errno.ESRCH,
+    "No such device": errno.ENODEV,
+    "Cannot find device": errno.ENODEV,
+}
+#: Why a raw socket does not take a packet, where the errno is not telling enough.
+_REFUSALS = {errno.EMSGSIZE: "longer than the device's MTU", errno.ENETUNREACH: "no route", errno.EINVAL: "no IP packet"}
+
+
+@contextmanager
+def _reason(what: str) -> Iterator[None]:
+    """Say in an OSError what was being done."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{what}: {error.strerror}{f': {error.filename}' if error.filename else ''}") from error
+
+
+def _new_namespace() -> int:
+    """A descriptor of a new network namespace."""
+    import ctypes
+
+    def make() -> int:
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"making a network namespace: {os.strerror(number)} (needs CAP_SYS_ADMIN, or a user namespace)")
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    return in_thread(make)
+
+
+def _open_tun(name: str, index: int | None) -> int:
+    import fcntl
+
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if index is not None:
+            fcntl.ioctl(descriptor, _TUNSETIFINDEX, struct.pack("=I", index))
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("=16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _enlarge(sock: socket.socket, force: int, ask: int) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, force, _BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, ask, _BUFFER)
+
+
+def _configure_logging(sock: socket.socket) -> None:
+    """Receive the log groups of the probes and of traced packets. See nfnetlink_log.h."""
+
+    def attribute(number: int, value: bytes) -> bytes:
+        return struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
+
+    # NFULNL_CFG_CMD_BIND; NFULNL_COPY_PACKET; NFULA_CFG_QTHRESH: report at once
+    everything = attribute(1, b"\1") + attribute(2, struct.pack("!IBx", 65531, 2)) + attribute(5, struct.pack("!I", 1))
+    for what, family, group, attributes in (
+        ("becoming the logger of IPv4", socket.AF_INET, 0, attribute(1, b"\3")),
+        ("becoming the logger of IPv6", socket.AF_INET6, 0, attribute(1, b"\3")),
+        ("binding the NFLOG group of traces", 0, TRACES, everything),
+        ("binding the NFLOG group of the probes", 0, PROBES, everything),
+    ):
+        body = struct.pack("!BBH", family, 0, group) + attributes
+        sock.sendto(struct.pack("=IHHII", 16 + len(body), 0x0401, 5, 1, 0) + body, (0, 0))
+        number = -int(struct.unpack_from("=i", sock.recv(4096), 16)[0])
+        if number:
+            raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _handles(listing: str, family: int) -> Iterator[tuple[tuple[int, str, str, int], int]]:
+    """Where in its chain the rule with a handle stands, from what ``nft -a list ruleset`` prints."""
+    table = chain = ""
+    index = 0
+    for line in listing.splitlines():
+        if found := re.match(r"table \S+ (\S+) ", line):
+            table = found[1]
+        elif found := re.match(r"\tchain (\S+) ", line):
+            chain, index = found[1], 0
+        elif found := re.match(r"\t\t.* # handle (\d+)$", line):
+            yield (family, table, chain, int(found[1])), index
+            index += 1
