@@ -1,0 +1,68 @@
+/* How a contender talks to the referee; see bench/contenders/turns.py. */
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+struct turn { uint64_t packets, bytes; };
+
+static struct { int queue, copy_range, max_length, receive_buffer; } terms;
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static double seconds(struct timeval t)
+{
+	return t.tv_sec + t.tv_usec / 1e6;
+}
+
+static void read_terms(int argc, char **argv)
+{
+	if (argc != 5) {
+		fprintf(stderr, "usage: %s QUEUE COPY_RANGE MAX_LENGTH RECEIVE_BUFFER\n", argv[0]);
+		exit(2);
+	}
+	terms.queue = atoi(argv[1]);
+	terms.copy_range = atoi(argv[2]);
+	terms.max_length = atoi(argv[3]);
+	terms.receive_buffer = atoi(argv[4]);
+}
+
+/* The bytes a handler would look at. */
+static inline uint64_t look_at(const unsigned char *payload, int length)
+{
+	volatile unsigned char version = payload[0] >> 4;
+
+	(void)version;
+	return length;
+}
+
+static void take_turns(struct turn (*drain)(uint64_t count))
+{
+	char line[32];
+
+	puts("bound");
+	fflush(stdout);
+	while (fgets(line, sizeof line, stdin)) {
+		struct rusage before, after;
+		struct timespec start, end;
+		struct turn turn;
+
+		getrusage(RUSAGE_SELF, &before);
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		turn = drain(strtoull(line, NULL, 10));
+		getrusage(RUSAGE_SELF, &after);
+		clock_gettime(CLOCK_MONOTONIC, &end);
+		printf("{\"packets\": %llu, \"bytes\": %llu, \"user\": %.6f, \"system\": %.6f, \"wall\": %.9f, \"rss\": %ld}\n",
+		       (unsigned long long)turn.packets, (unsigned long long)turn.bytes,
+		       seconds(after.ru_utime) - seconds(before.ru_utime), seconds(after.ru_stime) - seconds(before.ru_stime),
+		       (end.tv_sec - start.tv_sec) + (end.tv_nsec - start.tv_nsec) / 1e9, after.ru_maxrss);
+		fflush(stdout);
+	}
+}
