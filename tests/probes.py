@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from nfnl.testing.lab import LinuxLab
+
 PROBES: dict[str, Callable[[], str | None]] = {}
 
 
@@ -44,8 +46,8 @@ def initial_user_namespace() -> str | None:
 
 @probe
 def lab_available() -> str | None:
-    """Linux, and the right to make a network namespace."""
-    return None if os.geteuid() == 0 else "not root"
+    """A network namespace with a tun device and iptables can be had, by root or in a user namespace."""
+    return LinuxLab.available()
 
 
 @probe

@@ -8,13 +8,15 @@
   to run on Linux, in a throw-away network namespace, or ``--nfnl-kernel=both`` that each is to run twice.
 * ``fake_kernel`` is always the fake one, for tests that need what only it can do (`advance`, `snapshot`).
 
-Asked for Linux where it cannot be had, a test fails; asked for both, its Linux half is skipped, with the reason.
+Linux needs root. An ordinary user's test run moves to a user namespace instead, where there is one to be had. Asked for Linux
+where it cannot be had, a test fails; asked for both, its Linux half is skipped, with the reason.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,53 +26,71 @@ if TYPE_CHECKING:
     from nfnl.testing.lab import LinuxLab
 
 KERNELS = ("fake", "linux")
+OPTION = "--nfnl-kernel"
+
+# The kernels are imported where they are made: pytest loads this plugin in every run, and few runs want a kernel.
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("nfnl", "nfnl").addoption(
-        "--nfnl-kernel",
+        OPTION,
         choices=(*KERNELS, "both"),
         default="fake",
         help="the kernel behind the fixture 'kernel': the fake one (default), Linux in a namespace of its own, or each in turn",
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption(OPTION) != "fake":
+        become_root_of_a_namespace()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "nfnl_kernel" in metafunc.fixturenames and metafunc.config.getoption("--nfnl-kernel") == "both":
+    if "nfnl_kernel" in metafunc.fixturenames and metafunc.config.getoption(OPTION) == "both":
         metafunc.parametrize("nfnl_kernel", KERNELS, indirect=True)
 
 
-@contextmanager
-def make_kernel(name: str) -> Iterator[FakeKernel | LinuxLab]:
-    """A fresh kernel, ``"fake"`` or ``"linux"``. Raises OSError where there can be no such Linux."""
-    # imported here: pytest loads this plugin in every run, and few of them want a kernel
-    if name == "fake":
-        from nfnl.sim import FakeKernel
+def become_root_of_a_namespace() -> None:
+    """Give an ordinary user what a lab needs, by moving the process to a user namespace.
 
-        yield FakeKernel()
-    else:
-        from nfnl.testing.lab import LinuxLab
+    Where that cannot be, `LinuxLab.available` will tell why there is no lab.
+    """
+    if hasattr(os, "geteuid") and os.geteuid() != 0:
+        from nfnl.testing.lab import enter_user_namespace
 
-        with LinuxLab() as lab:
-            yield lab
+        with suppress(OSError):
+            enter_user_namespace()
 
 
 @pytest.fixture
 def nfnl_kernel(request: pytest.FixtureRequest) -> str:
     """Which kernel this test runs on: ``"fake"`` or ``"linux"``."""
-    name: str = getattr(request, "param", None) or request.config.getoption("--nfnl-kernel")
+    name: str = getattr(request, "param", None) or request.config.getoption(OPTION)
     return name
 
 
 @pytest.fixture
-def kernel(nfnl_kernel: str) -> Iterator[FakeKernel | LinuxLab]:
+def kernel(request: pytest.FixtureRequest, nfnl_kernel: str) -> Iterator[FakeKernel | LinuxLab]:
     """A fresh kernel of the kind asked for with ``--nfnl-kernel``."""
-    with make_kernel(nfnl_kernel) as made:
-        yield made
+    if nfnl_kernel == "fake":
+        from nfnl.sim import FakeKernel
+
+        with FakeKernel() as fake:
+            yield fake
+        return
+    from nfnl.testing.lab import LinuxLab
+
+    if why_not := LinuxLab.available():
+        give_up = pytest.skip if request.config.getoption(OPTION) == "both" else pytest.fail
+        give_up(f"probe lab-available: {why_not}")
+    with LinuxLab() as lab:
+        yield lab
 
 
 @pytest.fixture
 def fake_kernel() -> Iterator[FakeKernel]:
     """A fresh fake kernel, whatever ``--nfnl-kernel`` says."""
-    with make_kernel("fake") as made:
-        yield made
+    from nfnl.sim import FakeKernel
+
+    with FakeKernel() as fake:
+        yield fake

@@ -31,15 +31,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import probes
 import pytest
 
-from contract.kernels import KernelUnderTest, kernel_under_test
-from contract.rules import KERNELS
+from nfnl.testing.plugin import become_root_of_a_namespace
+from tests import probes
+from tests.contract.kernels import Kernels, KernelUnderTest
+from tests.contract.rules import KERNELS
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "rule(*ids): the rules of tests/contract/rules.tsv that this test is about")
+    become_root_of_a_namespace()
     config.addinivalue_line("markers", "only(kernel, because): this contract test makes sense on one kernel only")
 
 
@@ -60,10 +62,18 @@ def rule_ids(request: pytest.FixtureRequest) -> str:
     return getattr(request, "param", "")
 
 
+@pytest.fixture(scope="session")
+def kernels() -> Iterator[Kernels]:
+    """What the kernels of this run come from."""
+    made = Kernels()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def kernel(request: pytest.FixtureRequest) -> Iterator[KernelUnderTest]:
+def kernel(request: pytest.FixtureRequest, kernels: Kernels) -> Iterator[KernelUnderTest]:
     """A fresh kernel. See the head of this file."""
     if request.param == "linux":
         probes.require("lab-available")
-    with kernel_under_test(request.param) as made:
+    with kernels.make(request.param) as made:
         yield made

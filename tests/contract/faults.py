@@ -1,15 +1,21 @@
 """Small breakages of the fake kernel, each of which the contract must notice.
 
 A fault belongs to a group of rules (the letters of their ids) and is planted with pytest's monkeypatch in `nfnl.sim`. It should
-be the kind of mistake somebody could make.
+be the kind of mistake somebody could make: something forgotten, or swapped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+
+from nfnl.sim import netlink, nfnetlink
+from nfnl.sim.errnos import Errno
+from nfnl.sim.profile import Profile
+from nfnl.sim.socket import Sock, SocketTable
 
 
 @dataclass(frozen=True)
@@ -22,5 +28,56 @@ class Fault:
     plant: Callable[[pytest.MonkeyPatch], None]
 
 
-#: What is wrong, in words -> how it is planted.
-FAULTS: dict[str, Fault] = {}
+def replaced(owner: object, name: str, value: object) -> Callable[[pytest.MonkeyPatch], None]:
+    """Something of the fake is something else."""
+    return lambda monkeypatch: monkeypatch.setattr(owner, name, value)
+
+
+def changed(owner: object, name: str, change: Callable[[Any], object]) -> Callable[[pytest.MonkeyPatch], None]:
+    """A function of the fake is changed: ``change`` is given the original and gives what takes its place."""
+    return lambda monkeypatch: monkeypatch.setattr(owner, name, change(getattr(owner, name)))
+
+
+def forget_seq(original: Any) -> Any:
+    def init(self: netlink.Request, sock: Sock, data: bytes, offset: int) -> None:
+        original(self, sock, data, offset)
+        self.seq = 0
+
+    return init
+
+
+def refuse_short_bodies(original: Any) -> Any:
+    def execute(self: nfnetlink.Nfnetlink, request: netlink.Request) -> None:
+        if request.length < 20:
+            raise netlink.Refusal(Errno.EINVAL)
+        original(self, request)
+
+    return execute
+
+
+def count_ports_from_1(original: Any) -> Any:
+    return lambda self, sock, port: original(self, sock, port + 1)
+
+
+def name_an_address(original: Any) -> Any:
+    return lambda self, sock, data, addressed: original(self, sock, data, True)
+
+
+def drop_without_a_word(self: Sock) -> None:
+    self.drops += 1
+
+
+#: What is wrong with the fake, in words -> how it comes to be.
+FAULTS: dict[str, Fault] = {
+    "everybody may join groups": Fault("NL", replaced(Sock, "_need_admin", lambda self: None)),
+    "ports are off by one": Fault("NL", changed(SocketTable, "insert", count_ports_from_1)),
+    "an overrun is not told": Fault("RB", replaced(Sock, "overrun", drop_without_a_word)),
+    "a datagram costs its length": Fault("RB", replaced(Profile, "truesize", lambda self, asked, used, paged=0: used)),
+    "an answer has no number": Fault("AK", changed(netlink.Request, "__init__", forget_seq)),
+    "explanations are sent unasked": Fault("AK", replaced(netlink, "_EXT_ACK", netlink._CAP_ACK)),
+    "nobody asks who opened a socket": Fault("PM", changed(nfnetlink.Nfnetlink, "receive", name_an_address)),
+    "a short body is refused": Fault("NF", changed(nfnetlink.Nfnetlink, "_execute", refuse_short_bodies)),
+    "attributes are not checked": Fault("AT", changed(nfnetlink, "parse", lambda old: lambda request, checks: old(request, {}))),
+    "/proc/net/netlink is empty": Fault("PN", replaced(SocketTable, "proc", lambda self: "")),
+    "what is no request is done": Fault("C7", replaced(netlink, "_REQUEST", 0xFFFF)),
+}

@@ -9,19 +9,16 @@ import ctypes
 import os
 import socket
 import struct
-import subprocess
-import threading
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-import probes
-
-from nfnl.sim import Capability, FakeKernel
+from nfnl.sim import FakeKernel
 from nfnl.sim.journey import Journey
+from nfnl.testing.lab import LinuxLab
 from nfnl.transport.base import SocketOptions, Transport
-from nfnl.transport.linux import LinuxKernel
 from nfnl.wire.constants import NETLINK_NETFILTER
+from tests import probes
 
 #: the number of the process in front of the fake kernel
 PROCESS_ID = 4242
@@ -60,39 +57,48 @@ class KernelUnderTest:
 
     name: str
 
-    def __init__(self, kernel: Any, cleanup: ExitStack) -> None:
+    def __init__(self, kernel: FakeKernel | LinuxLab, cleanup: ExitStack) -> None:
         self.kernel = kernel
+        #: closes what the test has opened
         self.cleanup = cleanup
+        #: more was done to it than to open sockets and to look
+        self.touched = False
 
     def socket(self, type: int = socket.SOCK_RAW, protocol: int = NETLINK_NETFILTER) -> NetlinkSocket:  # noqa: A002
         """A netlink socket, not bound."""
-        sock: NetlinkSocket = self.kernel.socket(type, protocol)
+        sock = cast("NetlinkSocket", self.kernel.socket(type, protocol))
         self.cleanup.callback(sock.close)
         return sock
 
     def open(self, options: SocketOptions = SocketOptions()) -> Transport:
-        transport: Transport = self.kernel.open(options)
+        """A transport of the seam."""
+        transport = self.kernel.open(options)
         self.cleanup.callback(transport.close)
         return transport
 
     def read_proc(self, name: str) -> str:
-        return str(self.kernel.read_proc(name))
+        """The text of ``/proc/net/<name>``."""
+        return self.kernel.read_proc(name)
 
     def sysctl(self, name: str, value: str | int | None = None) -> str:
-        return str(self.kernel.sysctl(name, value))
+        """Read a sysctl, after writing it if a value is given."""
+        self.touched = self.touched or value is not None
+        return self.kernel.sysctl(name, value)
 
     def iptables(self, line: str) -> None:
+        """What follows ``iptables`` on a command line."""
+        self.touched = True
         self.kernel.iptables(line)
 
     def send(self, packet: bytes) -> Journey:
-        """A packet from a socket of this machine."""
-        journey: Journey = self.kernel.send(packet)
-        return journey
+        """A packet from a program on this machine."""
+        self.touched = True
+        return self.kernel.send(packet)
 
     def receive(self, packet: bytes, dev: str = "eth0") -> Journey:
         """A packet that arrives at a device."""
-        journey: Journey = self.kernel.receive(packet, dev)
-        return journey
+        self.touched = True
+        return self.kernel.receive(packet, dev)
 
     @property
     def process_id(self) -> int:
@@ -103,7 +109,7 @@ class KernelUnderTest:
         """Skip the test unless the machine can do what this probe asks; the fake needs nothing of it."""
         raise NotImplementedError
 
-    def process(self, *, uid: int = 0, capabilities: Collection[Capability] = ()) -> AbstractContextManager[None]:
+    def process(self, *, uid: int = 0, capabilities: Collection[int] = ()) -> AbstractContextManager[None]:
         """Inside, the calls come from a process with this user and these capabilities; outside from an almighty one."""
         raise NotImplementedError
 
@@ -123,7 +129,7 @@ class FakeUnderTest(KernelUnderTest):
     def require(self, probe: str) -> None:
         pass
 
-    def process(self, *, uid: int = 0, capabilities: Collection[Capability] = ()) -> AbstractContextManager[None]:
+    def process(self, *, uid: int = 0, capabilities: Collection[int] = ()) -> AbstractContextManager[None]:
         return self.kernel.process(uid=uid, capabilities=capabilities)
 
     def another(self) -> KernelUnderTest:
@@ -132,6 +138,7 @@ class FakeUnderTest(KernelUnderTest):
 
 class LinuxUnderTest(KernelUnderTest):
     name = "linux"
+    kernel: LinuxLab
 
     @property
     def process_id(self) -> int:
@@ -141,7 +148,7 @@ class LinuxUnderTest(KernelUnderTest):
         probes.require(probe)
 
     @contextmanager
-    def process(self, *, uid: int = 0, capabilities: Collection[Capability] = ()) -> Iterator[None]:
+    def process(self, *, uid: int = 0, capabilities: Collection[int] = ()) -> Iterator[None]:
         before, groups = _effective(), os.getgroups()
         if uid:
             os.setgroups([])
@@ -159,7 +166,7 @@ class LinuxUnderTest(KernelUnderTest):
             _effective(before)
 
     def another(self) -> KernelUnderTest:
-        return LinuxUnderTest(self.cleanup.enter_context(StandIn()), self.cleanup)
+        return LinuxUnderTest(self.cleanup.enter_context(LinuxLab()), self.cleanup)
 
 
 def _effective(wanted: int | None = None) -> int:
@@ -178,45 +185,41 @@ def _effective(wanted: int | None = None) -> int:
     return low | high << 32
 
 
-class StandIn(LinuxKernel):
-    """A bare namespace with loopback, until the lab is there."""
+def _sockets(lab: LinuxLab) -> list[str]:
+    """Protocol and port of the netlink sockets that are bound there."""
+    return sorted(" ".join(line.split()[1:3]) for line in lab.read_proc("netlink").splitlines())
+
+
+class Kernels:
+    """Makes the kernels of one test run.
+
+    A lab takes 50 ms to make and to close; so one in which nothing was done but to talk netlink, and no socket is left,
+    is used again: it is as new.
+    """
 
     def __init__(self) -> None:
-        found: list[int] = []
+        self._spare: LinuxLab | None = None
 
-        def make() -> None:
-            if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) == 0:
-                found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+    @contextmanager
+    def make(self, name: str) -> Iterator[KernelUnderTest]:
+        """A fresh kernel, ``"fake"`` or ``"linux"``."""
+        with ExitStack() as cleanup:
+            if name == "fake":
+                yield FakeUnderTest(cleanup.enter_context(FakeKernel(pid=PROCESS_ID)), cleanup)
+                return
+            lab, self._spare = self._spare or LinuxLab(), None
+            made, as_new = LinuxUnderTest(lab, cleanup), _sockets(lab)
+            cleanup.callback(lambda: self._put_away(made, as_new))
+            yield made
 
-        thread = threading.Thread(target=make)
-        thread.start()
-        thread.join()
-        self.descriptor = found[0]
-        super().__init__(netns=self.descriptor)
-
-    def __enter__(self) -> StandIn:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)
-
-    def socket(self, type: int, protocol: int) -> socket.socket:  # noqa: A002
-        return self.inside(lambda: socket.socket(socket.AF_NETLINK, type, protocol))
-
-    def iptables(self, line: str) -> None:
-        path = f"/proc/self/fd/{self.descriptor}"
-        subprocess.run(
-            ["nsenter", f"--net={path}", "sh", "-ec", f"ip link set lo up; iptables-legacy -w {line}"],
-            check=True,
-            pass_fds=[self.descriptor],
-        )
-
-
-@contextmanager
-def kernel_under_test(name: str) -> Iterator[KernelUnderTest]:
-    """A fresh kernel of this name."""
-    with ExitStack() as cleanup:
-        if name == "linux":
-            yield LinuxUnderTest(cleanup.enter_context(StandIn()), cleanup)
+    def _put_away(self, made: LinuxUnderTest, as_new: list[str]) -> None:
+        if made.touched or self._spare is not None or _sockets(made.kernel) != as_new:
+            made.kernel.close()
         else:
-            yield FakeUnderTest(cleanup.enter_context(FakeKernel(pid=PROCESS_ID)), cleanup)
+            self._spare = made.kernel
+
+    def close(self) -> None:
+        """Close what is left."""
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from contract.rules import rules_of
+from tests.contract.rules import rules_of
+
+Wanted = Callable[[str, str, list[str]], bool]
 
 
 @dataclass
 class Contract:
     """What a run of the contract found: it is the plugin that watches the run, too."""
 
-    #: which of the tests, each with its kernel and its rules, are to run
-    wanted: Callable[[str, list[str]], bool]
+    #: which of the tests are to run: given a node id, the kernel and the rules, says so
+    wanted: Wanted
     #: kernel and rules of each test wanted, by node id
     tests: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     passed: list[str] = field(default_factory=list)
@@ -32,7 +34,7 @@ class Contract:
             if callspec is None or "rule_ids" not in callspec.params:
                 continue
             kernel, rules = str(callspec.params["kernel"]), rules_of(callspec.params["rule_ids"])
-            if self.wanted(kernel, rules):
+            if self.wanted(item.nodeid, kernel, rules):
                 self.tests[item.nodeid] = kernel, rules
         items[:] = [item for item in items if item.nodeid in self.tests]
 
@@ -46,7 +48,7 @@ class Contract:
         return {(kernel, rule) for kernel, rules in self.tests.values() for rule in rules}
 
 
-def run(*options: str, wanted: Callable[[str, list[str]], bool] = lambda kernel, rules: True) -> Contract:
+def run(*options: str, wanted: Wanted = lambda node, kernel, rules: True) -> Contract:
     """Run the contract in this process, or a part of it. What is monkeypatched out there is monkeypatched in it."""
     contract = Contract(wanted)
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(out):

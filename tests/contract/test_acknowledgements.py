@@ -7,11 +7,11 @@ from errno import ENODEV, ERANGE
 
 import pytest
 
-from contract.kernels import KernelUnderTest
-from contract.rules import rule
-from contract.wirekit import Client, attribute, be32, bind, padded, queue_config, unbind
 from nfnl.wire.constants import ExtAck, SocketOption
 from nfnl.wire.control import Ack, ExtendedAck
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import rule
+from tests.contract.wirekit import Client, attribute, be32, bind, padded, queue_config, unbind
 
 CAPPED, TLVS = 0x100, 0x200
 #: queue 12, which nobody has bound: refused by the subsystem itself

@@ -6,9 +6,11 @@ import struct
 
 import pytest
 
-from contract.kernels import KernelUnderTest
-from contract.rules import only, rule
-from contract.wirekit import (
+from nfnl.wire.constants import NLA_F_NESTED, NLA_F_NET_BYTEORDER, SocketOption, SubsystemId
+from nfnl.wire.control import Ack
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import only, rule
+from tests.contract.wirekit import (
     CONFIG,
     LOG_CONFIG,
     PACKET,
@@ -21,8 +23,6 @@ from contract.wirekit import (
     nfnetlink,
     queue_config,
 )
-from nfnl.wire.constants import NLA_F_NESTED, NLA_F_NET_BYTEORDER, SocketOption, SubsystemId
-from nfnl.wire.control import Ack
 
 CMD, PARAMS, MAXLEN, MASK, FLAGS = 1, 2, 3, 4, 5
 VERDICT_HDR, MARK, PAYLOAD, CT, VLAN, PRIORITY = 2, 3, 10, 11, 19, 21

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from contract.kernels import KernelUnderTest
-from contract.rules import rule
-from contract.wirekit import (
+from nfnl.wire.constants import NlmsgType, SocketOption, SubsystemId
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import rule
+from tests.contract.wirekit import (
     ACK,
     CONFIG,
     PACKET,
@@ -24,7 +25,6 @@ from contract.wirekit import (
     numbers,
     queues,
 )
-from nfnl.wire.constants import NlmsgType, SocketOption, SubsystemId
 
 QUEUE, ULOG = SubsystemId.QUEUE, SubsystemId.ULOG
 

@@ -6,9 +6,11 @@ import struct
 
 import pytest
 
-from contract.kernels import KernelUnderTest
-from contract.rules import rule
-from contract.wirekit import (
+from nfnl.subsys.queue import CopyMode, Params
+from nfnl.wire.constants import NlmsgFlag, NlmsgType, SubsystemId
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import rule
+from tests.contract.wirekit import (
     ACK,
     CONFIG,
     REQUEST,
@@ -24,8 +26,6 @@ from contract.wirekit import (
     queues,
     unbind,
 )
-from nfnl.subsys.queue import CopyMode, Params
-from nfnl.wire.constants import NlmsgFlag, NlmsgType, SubsystemId
 
 
 @rule("AK-1")

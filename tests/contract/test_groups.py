@@ -8,10 +8,10 @@ from errno import EINVAL, EPERM
 
 import pytest
 
-from contract.kernels import KernelUnderTest
-from contract.rules import rule
-from contract.wirekit import Client, noop, refused
 from nfnl.wire.constants import SOL_NETLINK, SocketOption
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import rule
+from tests.contract.wirekit import Client, noop, refused
 
 JOIN, LEAVE = SocketOption.ADD_MEMBERSHIP, SocketOption.DROP_MEMBERSHIP
 

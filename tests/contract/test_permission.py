@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from contract.kernels import NOBODY, Capability, KernelUnderTest
-from contract.rules import only, rule
-from contract.wirekit import (
+from nfnl.sim import Capability
+from nfnl.wire.constants import SOL_NETLINK, NlmsgType, SocketOption, SubsystemId
+from tests.contract.kernels import NOBODY, KernelUnderTest
+from tests.contract.rules import only, rule
+from tests.contract.wirekit import (
     KERNEL,
     SO_RCVBUFFORCE,
     Client,
@@ -26,7 +28,6 @@ from contract.wirekit import (
     refused,
     word,
 )
-from nfnl.wire.constants import SOL_NETLINK, NlmsgType, SocketOption, SubsystemId
 
 ALL_KINDS = {
     "command": bind(7),
@@ -146,7 +147,7 @@ def test_the_list_of_queues_is_for_root(kernel: KernelUnderTest) -> None:
 
 IN_A_USER_NAMESPACE = """
 import socket, sys
-from contract.wirekit import word, bind
+from tests.contract.wirekit import word, bind
 def errno(call, *arguments):
     try:
         call(*arguments)
@@ -162,8 +163,8 @@ print(word(sock.recv(1000)), errno(sock.setsockopt, 270, 1, 1), errno(sock.setso
 def outcome(*namespaces: str) -> str:
     """What a command, joining a group and SO_RCVBUFFORCE come to for root of a new user namespace with other new namespaces."""
     program = ["unshare", "--user", "--map-root-user", *namespaces, sys.executable, "-c", IN_A_USER_NAMESPACE]
-    tests = Path(__file__).parent.parent
-    return subprocess.run(program, cwd=tests, capture_output=True, text=True, check=True).stdout.strip()
+    root = Path(__file__).parents[2]
+    return subprocess.run(program, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @rule("PM-6")

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from contract import nested
-from contract.faults import FAULTS
-from contract.rules import group_of
+from tests.contract import nested
+from tests.contract.faults import FAULTS
+from tests.contract.rules import group_of, table
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_contract_notices_that(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = FAULTS[name]
     fault.plant(monkeypatch)
-    contract = nested.run("-x", wanted=lambda kernel, rules: kernel == "fake" and fault.group in map(group_of, rules))
-    assert contract.failed, f"{len(contract.passed)} tests of {fault.group} passed on a kernel where {name}\n{contract.output}"
+    broken = nested.run("-x", wanted=lambda _, kernel, rules: kernel == "fake" and fault.group in map(group_of, rules))
+    assert broken.failed, f"{len(broken.passed)} tests of {fault.group} passed on a kernel where {name}\n{broken.output}"
+    monkeypatch.undo()
+    whole = nested.run(wanted=lambda node, *_: node in broken.failed)
+    assert whole.passed == broken.failed, f"it fails without the fault, too:\n{whole.output}"
+
+
+def test_every_group_of_rules_has_a_fault() -> None:
+    tested = {group_of(rule.id) for rule in table() if rule.tested_on("fake")}
+    assert tested - {fault.group for fault in FAULTS.values()} == set()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contract.kernels import KernelUnderTest
-from contract.rules import rule
-from contract.wirekit import Client, noop, overrun
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import rule
+from tests.contract.wirekit import Client, noop, overrun
 
 HEADER = ["sk", "Eth", "Pid", "Groups", "Rmem", "Wmem", "Dump", "Locks", "Drops", "Inode"]
 

@@ -8,9 +8,11 @@ from errno import EINVAL, ENOBUFS, EPERM
 
 import pytest
 
-from contract.kernels import KernelUnderTest
-from contract.rules import rule
-from contract.wirekit import (
+from nfnl.transport.base import Wait
+from nfnl.wire.constants import SocketOption, SubsystemId, align4
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import rule
+from tests.contract.wirekit import (
     KERNEL,
     SO_RCVBUFFORCE,
     VERDICT,
@@ -31,8 +33,6 @@ from contract.wirekit import (
     truesize,
     word,
 )
-from nfnl.transport.base import Wait
-from nfnl.wire.constants import SocketOption, SubsystemId, align4
 
 SOL_SOCKET, SO_RCVBUF, SO_ERROR = socket.SOL_SOCKET, socket.SO_RCVBUF, socket.SO_ERROR
 DONTWAIT, PEEK = socket.MSG_DONTWAIT, socket.MSG_PEEK

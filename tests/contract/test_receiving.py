@@ -10,12 +10,12 @@ from errno import EAGAIN
 
 import pytest
 
-from contract.kernels import KernelUnderTest
-from contract.rules import only, rule
-from contract.wirekit import Client, noop, nothing_to_receive, overrun, refused
 from nfnl.transport.base import Wait
 from nfnl.wire.constants import SOL_NETLINK, SocketOption
 from nfnl.wire.datagram import AttachFilter
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import only, rule
+from tests.contract.wirekit import Client, noop, nothing_to_receive, overrun, refused
 
 DONTWAIT, PEEK, TRUNC = socket.MSG_DONTWAIT, socket.MSG_PEEK, socket.MSG_TRUNC
 SO_PASSCRED, SCM_CREDENTIALS = 16, 2

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from contract import nested
-from contract.rules import KERNELS, table
+from tests.contract import nested
+from tests.contract.rules import KERNELS, table
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from errno import EAGAIN, ECONNREFUSED, EMSGSIZE, ENODATA, EOPNOTSUPP
 
 import pytest
 
-from contract.kernels import KernelUnderTest
-from contract.rules import rule
-from contract.wirekit import KERNEL, Client, message, nfnetlink, noop, nothing_to_receive, overrun, refused, word
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import rule
+from tests.contract.wirekit import KERNEL, Client, message, nfnetlink, noop, nothing_to_receive, overrun, refused, word
 
 
 @rule("NL-40")

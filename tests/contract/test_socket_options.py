@@ -8,10 +8,11 @@ from errno import EINVAL, ENOPROTOOPT, EPERM
 
 import pytest
 
-from contract.kernels import Capability, KernelUnderTest
-from contract.rules import rule
-from contract.wirekit import ACK, REQUEST, Client, attribute, bind, noop, queue_config, refused
+from nfnl.sim import Capability
 from nfnl.wire.constants import SOL_NETLINK, SocketOption
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import rule
+from tests.contract.wirekit import ACK, REQUEST, Client, attribute, bind, noop, queue_config, refused
 
 BOOLEANS = [
     SocketOption.PKTINFO,

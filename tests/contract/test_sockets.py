@@ -13,9 +13,9 @@ from errno import EADDRINUSE, EINVAL, ENOTTY, EOPNOTSUPP, EPERM, EPROTONOSUPPORT
 
 import pytest
 
-from contract.kernels import KernelUnderTest
-from contract.rules import only, rule
-from contract.wirekit import KERNEL, Client, bind, noop, nothing_to_receive, queues, refused
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import only, rule
+from tests.contract.wirekit import KERNEL, Client, bind, noop, nothing_to_receive, queues, refused
 
 #: a range no process id lies in: where ports are drawn from when the favourite is taken
 DRAWN = range(0x80000000, 0xFFFFF000)

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from contract.kernels import KernelUnderTest, NetlinkSocket
 from nfnl.errors import error_name
 from nfnl.subsys.queue import Command, Config, ConfigCommand
 from nfnl.wire.codec import decode
@@ -22,6 +21,7 @@ from nfnl.wire.constants import SOL_NETLINK, NlmsgFlag, NlmsgType, SocketOption,
 from nfnl.wire.control import Ack
 from nfnl.wire.declare import Direction
 from nfnl.wire.header import NetlinkMessage
+from tests.contract.kernels import KernelUnderTest, NetlinkSocket
 
 REQUEST, ACK = NlmsgFlag.REQUEST, NlmsgFlag.ACK
 #: the kernel's address
