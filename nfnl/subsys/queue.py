@@ -9,9 +9,9 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 from typing import Annotated, NamedTuple
 
-from nfnl.wire.constants import SubsystemId
+from nfnl.wire.constants import VERDICT_FLAG_QUEUE_BYPASS, EtherType, Hook, SubsystemId, Verdict
 from nfnl.wire.declare import AttrSet, Direction, Message, Subsystem, attr
-from nfnl.wire.layout import U8, Be16, Be32, Be64, Layout, Octets8, Raw, as_enum, be32, octets, u8
+from nfnl.wire.layout import U8, Be16, Be32, Be64, Layout, Octets8, Raw, as_enum, be16, be32, in_words, names_of, octets, u8
 
 QUEUE = Subsystem(SubsystemId.QUEUE, "queue", "net/netfilter/nfnetlink_queue.c")
 
@@ -62,15 +62,35 @@ class ConntrackInfo(IntEnum):
     RELATED_REPLY = 4
 
 
+_VERDICT_NAME = names_of(Verdict)
+
+
+def verdict_words(word: int) -> str:
+    """A verdict word for people: ``ACCEPT``, ``QUEUE 2 bypass``."""
+    if word & 0xFF == Verdict.QUEUE:
+        return f"QUEUE {word >> 16}{' bypass' if word & VERDICT_FLAG_QUEUE_BYPASS else ''}"
+    return _VERDICT_NAME(word & 0xFF)
+
+
+_ETHERTYPE = in_words(be16, names_of(EtherType))
+_HOOK = in_words(u8, names_of(Hook))
+_VERDICT = in_words(be32, verdict_words)
+_COMMAND = as_enum(u8, ConfigCommand)
+_COPY_MODE = as_enum(u8, CopyMode)
+
+
 class PacketHeader(NamedTuple):
     """``struct nfqnl_msg_packet_hdr``: 7 bytes."""
 
     #: number of the packet in its queue: 1, 2, 3 ... and after 2^32 - 1 round again
     packet_id: Be32
     #: EtherType: 0x0800 IPv4, 0x86dd IPv6
-    hw_protocol: Be16
+    hw_protocol: Annotated[int, _ETHERTYPE]
     #: see `Hook`
-    hook: U8
+    hook: Annotated[int, _HOOK]
+
+    def __str__(self) -> str:
+        return f"id {self.packet_id} {_HOOK.say(self.hook)}"
 
 
 class Timestamp(NamedTuple):
@@ -78,6 +98,9 @@ class Timestamp(NamedTuple):
 
     seconds: Be64
     microseconds: Be64
+
+    def __str__(self) -> str:
+        return f"{self.seconds}.{self.microseconds:06}"
 
 
 class HardwareAddress(NamedTuple):
@@ -88,23 +111,32 @@ class HardwareAddress(NamedTuple):
     pad: Be16
     address: Octets8
 
+    def __str__(self) -> str:
+        return self.address[: self.length].hex(":")
+
 
 class VerdictHeader(NamedTuple):
     """``struct nfqnl_msg_verdict_hdr``: 8 bytes."""
 
     #: NF_* in the low byte (`Verdict`); for QUEUE the queue number in the high 16 bits and NF_VERDICT_FLAG_QUEUE_BYPASS
-    verdict: Be32
+    verdict: Annotated[int, _VERDICT]
     #: the packet it is about; in a batch, the last of them
     packet_id: Be32
+
+    def __str__(self) -> str:
+        return f"id {self.packet_id} {_VERDICT.say(self.verdict)}"
 
 
 class Command(NamedTuple):
     """``struct nfqnl_msg_config_cmd``: 4 bytes."""
 
-    command: Annotated[int, as_enum(u8, ConfigCommand)]
+    command: Annotated[int, _COMMAND]
     pad: U8 = 0
     #: protocol family; ignored since Linux 3.8
     pf: Be16 = 0
+
+    def __str__(self) -> str:
+        return _COMMAND.say(self.command)
 
 
 class Params(NamedTuple):
@@ -112,7 +144,10 @@ class Params(NamedTuple):
 
     #: how many bytes of each packet are copied; 0 or more than 65531 means 65531
     copy_range: Be32
-    copy_mode: Annotated[int, as_enum(u8, CopyMode)]
+    copy_mode: Annotated[int, _COPY_MODE]
+
+    def __str__(self) -> str:
+        return f"{_COPY_MODE.say(self.copy_mode)} {self.copy_range}"
 
 
 class Vlan(AttrSet):

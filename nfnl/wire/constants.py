@@ -120,6 +120,15 @@ class Verdict(IntEnum):
     STOP = 5
 
 
+class EtherType(IntEnum):
+    """``ETH_P_*``: which protocol a packet belongs to (include/uapi/linux/if_ether.h)."""
+
+    IPV4 = 0x0800
+    ARP = 0x0806
+    VLAN = 0x8100
+    IPV6 = 0x86DD
+
+
 #: Bit of a QUEUE verdict word: go on with the next hook if nobody listens (``NF_VERDICT_FLAG_QUEUE_BYPASS``).
 VERDICT_FLAG_QUEUE_BYPASS = 0x8000
 

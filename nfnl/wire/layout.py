@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeAlias, cast
 
@@ -43,6 +43,16 @@ class Layout:
     convert: Callable[..., Any] | None = None
     #: for a record of several values: their names and layouts
     parts: tuple[tuple[str, Layout], ...] = ()
+    #: the value in words, for people; None where the value says it itself
+    words: Callable[[Any], str] | None = None
+
+    def say(self, value: Any) -> str:
+        """A value of this layout in words, for people. A record says itself (``__str__``)."""
+        if self.words is not None:
+            return self.words(value)
+        if isinstance(value, enum.IntEnum | enum.IntFlag):
+            return value.name or str(int(value))
+        return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
 
     def prefix(self, order: ByteOrder) -> str:
         """The struct prefix for this layout on a host of that order."""
@@ -99,6 +109,17 @@ def as_enum(layout: Layout, kind: type[enum.IntEnum] | type[enum.IntFlag]) -> La
             return known.get(value, value)
 
     return Layout(f"{layout.name} {kind.__name__}", layout.construct, layout.size, layout.code, layout.host, convert=convert)
+
+
+def in_words(layout: Layout, words: Callable[[Any], str]) -> Layout:
+    """``layout`` whose values stay plain to programs, and are said in words to people."""
+    return replace(layout, words=words)
+
+
+def names_of(kind: type[enum.IntEnum]) -> Callable[[int], str]:
+    """Words for `in_words`: the members of an enum by name, other numbers as they are."""
+    names = {int(member): member.name for member in kind}
+    return lambda value: names.get(value, str(value))
 
 
 U8 = Annotated[int, u8]
