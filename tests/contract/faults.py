@@ -63,6 +63,10 @@ def name_an_address(original: Any) -> Any:
     return lambda self, sock, data, addressed: original(self, sock, data, True)
 
 
+def skip_checks(original: Any) -> Any:
+    return lambda request, checks: original(request, {})
+
+
 def drop_without_a_word(self: Sock) -> None:
     self.drops += 1
 
@@ -77,7 +81,7 @@ FAULTS: dict[str, Fault] = {
     "explanations are sent unasked": Fault("AK", replaced(netlink, "_EXT_ACK", netlink._CAP_ACK)),
     "nobody asks who opened a socket": Fault("PM", changed(nfnetlink.Nfnetlink, "receive", name_an_address)),
     "a short body is refused": Fault("NF", changed(nfnetlink.Nfnetlink, "_execute", refuse_short_bodies)),
-    "attributes are not checked": Fault("AT", changed(nfnetlink, "parse", lambda old: lambda request, checks: old(request, {}))),
+    "attributes are not checked": Fault("AT", changed(nfnetlink, "parse", skip_checks)),
     "/proc/net/netlink is empty": Fault("PN", replaced(SocketTable, "proc", lambda self: "")),
     "what is no request is done": Fault("C7", replaced(netlink, "_REQUEST", 0xFFFF)),
 }

@@ -145,6 +145,26 @@ def test_the_list_of_queues_is_for_root(kernel: KernelUnderTest) -> None:
     assert kernel.read_proc("netfilter/nfnetlink_queue") == ""
 
 
+@rule("PM-9")
+@only("linux", "the fake has one user namespace")
+@pytest.mark.parametrize(
+    ("unshare", "readable"),
+    [
+        (["unshare", "--user", "--map-root-user", "unshare", "--net"], True),
+        (["unshare", "--user", "--map-root-user", "--net"], False),
+    ],
+    ids=["root existed first", "root was made later"],
+)
+def test_root_of_a_user_namespace_must_be_older_than_its_network(
+    kernel: KernelUnderTest, unshare: list[str], readable: bool
+) -> None:
+    kernel.require("initial-user-namespace")
+    kernel.require("user-namespaces")
+    program = [*unshare, "cat", "/proc/self/net/netfilter/nfnetlink_queue"]
+    done = subprocess.run(program, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, check=False)
+    assert (done.returncode == 0) is readable, done.stderr
+
+
 IN_A_USER_NAMESPACE = """
 import socket, sys
 from tests.contract.wirekit import word, bind
