@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, auto
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from nfnl.errors import OverrunError
@@ -99,13 +99,6 @@ class QueueState(NamedTuple):
     last_id: int
 
 
-class Sockets(NamedTuple):
-    """Bytes in the receive queues of the netfilter sockets of a namespace, and datagrams lost by them: /proc/net/netlink."""
-
-    waiting: int
-    lost: int
-
-
 class Rules(NamedTuple):
     """The rules of a namespace as iptables-save prints them: (family, table, chain) -> policy, rules."""
 
@@ -129,10 +122,6 @@ class Watch:
         #: verdicts that were sent: the packet, and what to go back to if the kernel refuses
         self._decided: list[tuple[LabJourney, dict[str, Any]]] = []
         self._queues: dict[int, QueueState] = {}
-        #: where the queues cannot be seen: the socket each was bound by, those it gave up, and the id of the last packet of each
-        self._owners: dict[int, object] = {}
-        self._unbound: set[int] = set()
-        self._last_ids: dict[int, int] = {}
         #: the headers of the packet that nftables traces
         self._headers = b""
         #: the packet last heard of: what the kernel sends now is because of it
@@ -162,7 +151,7 @@ class Watch:
         """Something is going to be done; what is reported from here on is because of that."""
         self._current = None
 
-    def netlink(self, owner: object, datagram: bytes) -> None:
+    def netlink(self, datagram: bytes) -> None:
         """A program is going to send this to the kernel, through a socket that the lab sees."""
         for kind, _, number, attributes in messages(datagram):
             if kind in (0x0301, 0x0303) and len(attributes.get(2, b"")) >= 8:
@@ -175,14 +164,6 @@ class Watch:
                     if kind == 0x0303 and 0 < (journey.packet_id - packet_id) & 0xFFFFFFFF < 0x80000000:
                         break
                     self._verdict(journey, word, None if mark is None else int.from_bytes(mark[:4], "big"), payload)
-            elif kind == 0x0302 and attributes.get(1, b"")[:1] == b"\1":  # BIND
-                self._owners.setdefault(number, owner)
-            elif kind == 0x0302 and attributes.get(1, b"")[:1] == b"\2" and self._owners.get(number) is owner:  # UNBIND
-                self._unbound.add(number)
-
-    def closing(self, owner: object) -> None:
-        """A socket that the lab sees is going to be closed, and its queues with it."""
-        self._unbound.update(number for number, holder in self._owners.items() if holder is owner)
 
     def _verdict(self, journey: LabJourney, word: int, mark: int | None, payload: bytes | None) -> None:
         kind, queue, hook = word & 0xFF, journey.queue, HOOKS[journey.hook]
@@ -366,18 +347,11 @@ class Watch:
 
     # ------------------------------------------------------------------ at rest
 
-    def rest(self, queues: dict[int, QueueState] | None, sockets: tuple[Sockets, Sockets], moved: Counter) -> None:
-        """Nothing moves any more: give every packet its fate.
-
-        ``queues`` is None where they cannot be seen; then ``sockets``, before and after, tell whether a message was queued.
-        """
-        if queues is None:
-            self._rest_of_hidden_queues(sockets)
-        else:
-            self._rest_of_queues(queues)
-            self._queues = queues
+    def rest(self, queues: dict[int, QueueState], moved: Counter) -> None:
+        """Nothing moves any more: give every packet its fate."""
+        self._rest_of_queues(queues)
+        self._queues = queues
         self._decided.clear()
-        self._unbound.clear()
         arrived = [j for j in self._moving if j.place is Place.ARRIVED]
         for journey in arrived:
             counter = _refusals(journey.data)
@@ -416,7 +390,7 @@ class Watch:
             before = self._queues.get(number)
             if before is None or before.owner != state.owner or (state.last_id - before.last_id) & 0xFFFFFFFF >= 0x80000000:
                 before = QueueState(state.owner, 0, 0, 0, 0, 0)  # bound anew
-                self._flush(number, 0)
+                self._flush(number, 0, f"queue {number} was closed")
             fresh = (state.last_id - before.last_id - (state.refused - before.refused)) & 0xFFFFFFFF
             asked = [j for j in self._moving if j.place is Place.SENT_TO_QUEUE and j.queue in (number, None)]
             if not asked:  # by a rule that does not tell: of nftables, in a lab that traces iptables-legacy
@@ -430,9 +404,9 @@ class Watch:
             for journey, undo in self._decided:  # of a queue all verdicts of one sender were refused, or none
                 if len(ours) < state.waiting and undo["queue"] == number and not journey.touched and journey not in self._waiting:
                     ours.append(self._undo(journey, undo))
-            self._flush(number, state.waiting)
+            self._flush(number, state.waiting, f"left queue {number} without a word")
         for gone in {j.queue for j in self._waiting} - now.keys():
-            self._flush(gone, 0)
+            self._flush(gone, 0, f"queue {gone} was closed")
         for journey in self._moving:
             if journey.place is Place.SENT_TO_QUEUE:
                 journey.place = Place.LOST
@@ -454,31 +428,14 @@ class Watch:
         self._waiting.insert(0, journey)
         return journey
 
-    def _flush(self, number: int | None, keep: int) -> None:
+    def _flush(self, number: int | None, keep: int, reason: str) -> None:
         """Fewer packets wait in this queue than are known to: the oldest have left it without a word."""
         here = sorted((j for j in self._waiting if j.queue == number), key=lambda j: j.packet_id)
         for journey in here[: len(here) - keep]:
             self._waiting.remove(journey)
             self._moving.append(journey)
             journey.place = Place.LOST
-            journey.reason = f"left queue {number}" if keep else f"queue {number} was closed"
-
-    def _rest_of_hidden_queues(self, sockets: tuple[Sockets, Sockets]) -> None:
-        before, after = sockets
-        for number in self._unbound:
-            self._flush(number, 0)
-            self._owners.pop(number, None)
-            self._last_ids.pop(number, None)
-        for journey in [j for j in self._moving if j.place is Place.SENT_TO_QUEUE]:
-            number = journey.queue or 0
-            if after.waiting > before.waiting:
-                self._last_ids[number] = packet_id = (self._last_ids.get(number, 0) + 1) & 0xFFFFFFFF
-                self._wait(journey, number, packet_id)
-            elif after.lost > before.lost:
-                self._last_ids[number] = (self._last_ids.get(number, 0) + 1) & 0xFFFFFFFF
-                journey.place, journey.reason = Place.LOST, f"queue {number}: its owner did not take the message"
-            else:
-                journey.place, journey.reason = Place.LOST, f"queue {number}: nobody listens, or it is full"
+            journey.reason = reason
 
     def _end(self, journey: LabJourney, fate: Fate, reason: str = "") -> None:
         journey.place, journey.fate, journey.reason = Place.ENDED, fate, reason
@@ -487,35 +444,30 @@ class Watch:
 
 
 class Counter:
-    """How far the counters of the IP stack have moved: /proc/net/snmp, netstat and snmp6, before and after."""
+    """How far the counters of the IP stack have moved: the texts of /proc/net/snmp, netstat and snmp6, before and after."""
 
-    def __init__(self, before: list[str], after: list[str]) -> None:
-        self._texts = before, after
-
-    @cached_property
-    def _moved(self) -> dict[str, int]:
-        before, after = map(_counters, self._texts)
-        return {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
+    def __init__(self, before: dict[str, str], after: dict[str, str]) -> None:
+        self._before, self._after = before, after
 
     def __call__(self, name: str) -> int:
-        return self._moved.get(name, 0)
+        file = "snmp6" if "6" in name else "netstat" if "Ext" in name else "snmp"
+        return _counters(self._after[file]).get(name, 0) - _counters(self._before[file]).get(name, 0)
 
     @property
     def lost(self) -> list[str]:
         """The counters of lost packets that have moved."""
-        return [name for name in self._moved if _LOST.fullmatch(name)]
+        return [name for text in self._after.values() for name in _counters(text) if _LOST.fullmatch(name) and self(name)]
 
 
-def _counters(texts: list[str]) -> dict[str, int]:
+@lru_cache(maxsize=12)
+def _counters(text: str) -> dict[str, int]:
+    lines = text.splitlines()
+    if ":" not in lines[0]:  # snmp6
+        return {name: int(value) for name, value in map(str.split, lines)}
     found: dict[str, int] = {}
-    for text in texts:
-        lines = text.splitlines()
-        if lines and ":" in lines[0]:  # a line of names and a line of values
-            for names, values in zip(lines[::2], lines[1::2], strict=True):
-                group, *columns = names.split()
-                found.update((group[:-1] + name, int(value)) for name, value in zip(columns, values.split()[1:], strict=True))
-        else:
-            found.update((name, int(value)) for name, value in map(str.split, lines))
+    for names, values in zip(lines[::2], lines[1::2], strict=True):
+        group, *columns = names.split()
+        found.update((group[:-1] + name, int(value)) for name, value in zip(columns, values.split()[1:], strict=True))
     return found
 
 

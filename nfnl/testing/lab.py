@@ -24,13 +24,13 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Self, SupportsBytes, TypeVar
+from typing import Any, SupportsBytes, TypeVar
 
 from nfnl.errors import LocalProtocolError, TransportClosed, error_name
 from nfnl.sim.journey import Journey
-from nfnl.testing._watch import HOOKS, OUTPUT, PREROUTING, PROBES, TABLE, TRACES, Counter, QueueState, Rules, Sockets, Watch
+from nfnl.testing._watch import HOOKS, OUTPUT, PREROUTING, PROBES, TABLE, TRACES, Counter, QueueState, Rules, Watch
 from nfnl.transport.base import SocketOptions, Wait
 from nfnl.transport.linux import LinuxKernel, LinuxTransport, in_thread
 
@@ -44,6 +44,7 @@ _SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_MARK, _SO_PRIORITY, _IPV6_HDRINCL = 33, 32
 _ETH_P_MARKER = 0x88B5  # IEEE 802: for local experiments
 _BUFFER = 64 << 20
 _PORT = 0x6E666E6C  #: of the lab's own netlink socket, so that the first socket of a test gets the process id as in any namespace
+_COUNTERS, _QUEUES = ("snmp", "netstat", "snmp6"), "netfilter/nfnetlink_queue"
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 #: What is set in the namespace, so that it is the same on every machine and nothing happens in it by itself or by the clock.
@@ -96,8 +97,8 @@ class LinuxLab:
     **What belongs to the lab**: the table ``inet nfnl_lab``, the NFLOG groups 0 and 65535, the default logger of IPv4 and IPv6,
     netlink port 0x6e666e6c. None of it shows in iptables or its counters.
 
-    **In a user namespace** the kernel hides its queues. There the lab goes by what its own sockets (`open`, `socket`) send and
-    by the fill of the namespace's netlink sockets, and verdicts given by other programs are not all understood.
+    **Verdicts** sent with the lab's sockets (`open`, `socket`) are tied to their packets by id. Of a program that the lab does not
+    see, it sees what its verdicts did; which of several packets one dropped it cannot know, and takes the oldest.
 
     Safe to use from several threads. ``NFNL_IPTABLES`` chooses between ``legacy`` and ``nft``; without it legacy is taken if it
     works. Raises OSError, with the reason in words, where there can be no lab.
@@ -110,14 +111,12 @@ class LinuxLab:
         self._lock = threading.RLock()
         self._holder = 0  #: the thread that holds the lock
         self._idling = 0
-        self._cpu = min(os.sched_getaffinity(0))
         self._tuns: dict[str, tuple[int, int]] = {}  #: name -> descriptor, ifindex
         self._transports: weakref.WeakSet[LabTransport] = weakref.WeakSet()
         self._cached_rules: Rules | None = None
         self._marker = 0
         self._proc: dict[str, int] = {}  #: name -> descriptor of the /proc/net file; empty before it is furnished and when closed
-        self._counters: list[str] = []
-        self._sockets = Sockets(0, 0)
+        self._counters: dict[str, str] = {}
         with ExitStack() as cleanup:
             self._namespace = _new_namespace()
             cleanup.callback(os.close, self._namespace)
@@ -180,12 +179,12 @@ class LinuxLab:
         self._raw[6].setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
         for raw in self._raw.values():
             _enlarge(raw, _SO_SNDBUFFORCE, socket.SO_SNDBUF)  # it has to hold all that waits in queues at OUTPUT
-        for name in ("snmp", "netstat", "snmp6", "netlink", "netfilter/nfnetlink_queue"):
+        for name in (*_COUNTERS, _QUEUES):
             # read through these descriptors, the files tell of this namespace from any thread
             look = functools.partial(os.open, f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            with suppress(PermissionError):  # the last one, in a user namespace
+            with _reason("the kernel hides its counters from this user"):
                 self._proc[name] = self._kernel.inside(look)
-                cleanup.callback(os.close, self._proc[name])
+            cleanup.callback(os.close, self._proc[name])
 
     @staticmethod
     @functools.cache
@@ -345,9 +344,10 @@ class LinuxLab:
     def run(self, command: str | Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a program in the namespace and wait for it: an argument list, or a command line without shell syntax."""
         argv = shlex.split(command) if isinstance(command, str) else list(command)
-        done = self._program(argv)
+        cpu = _this_cpu()
+        done = self._program(argv, cpu=cpu)
         self._cached_rules = None
-        self._refresh()
+        self._refresh(cpu)
         return done
 
     def close(self) -> None:
@@ -366,13 +366,14 @@ class LinuxLab:
 
     # ------------------------------------------------------------------ programs
 
-    def _program(self, argv: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
+    def _program(self, argv: Sequence[str], text: str | None = None, cpu: int | None = None) -> subprocess.CompletedProcess[str]:
         program = shutil.which(argv[0], path=self._environment["PATH"])
         if program is None:
             raise FileNotFoundError(errno.ENOENT, f"{argv[0]} is not installed")
 
         def start() -> subprocess.CompletedProcess[str]:
-            os.sched_setaffinity(0, {self._cpu})  # of this thread, which ends with the program, and so of the program
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})  # of this thread, which ends with the program, and so of the program
             return subprocess.run(
                 [program, *argv[1:]], input=text, capture_output=True, text=True, check=False, env=self._environment
             )
@@ -438,24 +439,24 @@ class LinuxLab:
                 self._settle()
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the lock, on the lab's processor: packets on the loopback then wait in one queue, that of this processor."""
+    def _alone(self, cpu: int | None = None) -> Iterator[None]:
+        """Hold the lock, on one processor: packets on the loopback then wait in one queue, that of this processor."""
         with self._lock:
             if not self._proc:
                 raise TransportClosed("the lab was closed")
             holder, self._holder = self._holder, threading.get_ident()
             everywhere = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {self._cpu})
+            os.sched_setaffinity(0, {_this_cpu() if cpu is None else cpu})
             try:
                 yield
             finally:
                 os.sched_setaffinity(0, everywhere)
                 self._holder = holder
 
-    def _refresh(self) -> None:
+    def _refresh(self, cpu: int | None = None) -> None:
         """See what has come of packets by the doing of others."""
         if self._proc and self._holder != threading.get_ident():
-            with self._alone():
+            with self._alone(cpu):
                 self._settle()
 
     def _settle(self) -> None:
@@ -473,10 +474,11 @@ class LinuxLab:
             with suppress(BlockingIOError):
                 while True:
                     self._watch.left(index, os.read(descriptor, 1 << 17))
-        counters = [self._look(name) for name in ("snmp", "netstat", "snmp6")]
-        sockets = self._socket_states()
-        self._watch.rest(self._queue_states(), (self._sockets, sockets), Counter(self._counters, counters))
-        self._counters, self._sockets = counters, sockets
+        counters = {name: self._look(name) for name in _COUNTERS}
+        rows = (list(map(int, line.split())) for line in self._look(_QUEUES).splitlines())
+        queues = {row[0]: QueueState(row[1], row[2], row[3], row[5], row[6], row[7]) for row in rows}
+        self._watch.rest(queues, Counter(self._counters or counters, counters))
+        self._counters = counters
 
     def _pass_loopback(self) -> None:
         """Send a frame over the loopback, of a protocol nobody knows, and wait for it: what was sent before has arrived then."""
@@ -501,17 +503,6 @@ class LinuxLab:
             text += more
         return text.decode()
 
-    def _queue_states(self) -> dict[int, QueueState] | None:
-        if "netfilter/nfnetlink_queue" not in self._proc:
-            return None
-        rows = (list(map(int, line.split())) for line in self._look("netfilter/nfnetlink_queue").splitlines())
-        return {row[0]: QueueState(row[1], row[2], row[3], row[5], row[6], row[7]) for row in rows}
-
-    def _socket_states(self) -> Sockets:
-        rows = [line.split() for line in self._look("netlink").splitlines()[1:]]
-        ours = [row for row in rows if row[1] == "12" and row[2] not in ("0", str(_PORT))]
-        return Sockets(sum(int(row[4]) for row in ours), sum(int(row[8]) for row in ours))
-
     def _device(self, name: str) -> tuple[int, int]:
         if name == "lo":
             raise LocalProtocolError("nothing arrives on lo from outside: send() the packet to an address of this machine")
@@ -525,22 +516,15 @@ class LinuxLab:
             os.close(descriptor)
         self._tuns.clear()
 
-    def _send_seen(self, owner: object, datagram: bytes, send: Callable[[], T]) -> T:
-        """A netlink socket of the lab sends."""
+    @contextmanager
+    def _seen(self, datagram: bytes = b"") -> Iterator[None]:
+        """A netlink socket of the lab does something inside: send this, or be closed."""
         if not self._proc:
-            return send()
-        with self._step():
-            self._watch.netlink(owner, datagram)
-            return send()
-
-    def _close_seen(self, owner: object, close: Callable[[], None]) -> None:
-        """A netlink socket of the lab is closed, and its queues with it."""
-        if not self._proc:
-            close()
+            yield
             return
         with self._step():
-            self._watch.closing(owner)
-            close()
+            self._watch.netlink(datagram)
+            yield
 
 
 class LabTransport(LinuxTransport):
@@ -551,7 +535,8 @@ class LabTransport(LinuxTransport):
         self._lab = lab
 
     def send(self, datagram: bytes) -> None:
-        self._lab._send_seen(self, datagram, lambda: super(LabTransport, self).send(datagram))
+        with self._lab._seen(datagram):
+            super().send(datagram)
 
     def wait(self, deadline: float | None) -> Wait:
         if not self._lab._idling:
@@ -562,8 +547,8 @@ class LabTransport(LinuxTransport):
         return Wait.IDLE if why is Wait.DEADLINE and not due else why
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            self._lab._close_seen(self, super().close)
+        with self._lab._seen():
+            super().close()
 
 
 class LabSocket(socket.socket):
@@ -571,27 +556,26 @@ class LabSocket(socket.socket):
 
     lab: LinuxLab
 
-    def dup(self) -> Self:
-        other = super().dup()
-        other.lab = self.lab
-        return other
-
     def send(self, data: Any, *rest: Any) -> int:
-        return self.lab._send_seen(self, bytes(data), lambda: super(LabSocket, self).send(data, *rest))
+        with self.lab._seen(bytes(data)):
+            return super().send(data, *rest)
 
     def sendall(self, data: Any, *rest: Any) -> None:
-        self.lab._send_seen(self, bytes(data), lambda: super(LabSocket, self).sendall(data, *rest))
+        with self.lab._seen(bytes(data)):
+            super().sendall(data, *rest)
 
     def sendto(self, data: Any, *rest: Any) -> int:
-        return self.lab._send_seen(self, bytes(data), lambda: super(LabSocket, self).sendto(data, *rest))
+        with self.lab._seen(bytes(data)):
+            return super().sendto(data, *rest)
 
     def sendmsg(self, buffers: Any, *rest: Any) -> int:
         data = b"".join(map(bytes, buffers))
-        return self.lab._send_seen(self, data, lambda: super(LabSocket, self).sendmsg([data], *rest))
+        with self.lab._seen(data):
+            return super().sendmsg([data], *rest)
 
     def close(self) -> None:
-        if self.fileno() >= 0:
-            self.lab._close_seen(self, super().close)
+        with self.lab._seen():
+            super().close()
 
 
 def enter_user_namespace() -> None:
@@ -667,6 +651,12 @@ def _reason(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"{what}: {error.strerror}{f': {error.filename}' if error.filename else ''}") from error
+
+
+def _this_cpu() -> int:
+    import ctypes
+
+    return int(ctypes.CDLL(None).sched_getcpu())
 
 
 def _new_namespace() -> int:
