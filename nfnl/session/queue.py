@@ -271,7 +271,8 @@ class QueueSession(Session):
         if packet_id not in self._waiting:
             raise LocalProtocolError(self._why_not(packet_id))
         if payload is None and mark is None and priority is None and self._join:
-            if word == self._run_word and packet_id == self._head == (self._run_last + 1) & ID_MASK:
+            # A run starts at the head and grows by one, so nothing older than its end is undecided.
+            if word == self._run_word and packet_id == (self._run_last + 1) & ID_MASK:
                 self._run_last = packet_id
             else:
                 self._start_run(packet_id, word)

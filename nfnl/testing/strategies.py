@@ -83,15 +83,15 @@ def messages(draw: DrawFn, *, kinds: Sequence[type[Message]] | None = None, orde
 
 def _lie(draw: DrawFn, length: int) -> int:
     """A length field that does not tell the truth."""
-    return draw(
-        st.sampled_from([0, 1, 2, 3, max(0, length - 1), length + 1, length + 4, 0xFFFF, length ^ 0x100]) | st.integers(0, 0xFFFF)
-    )
+    lies = [0, 1, 2, 3, 3, max(0, length - 1), length + 1, length + 4, 0xFFFF, length ^ 0x100]
+    return draw(st.sampled_from(lies) | st.sampled_from(lies) | st.integers(0, 0xFFFF))
 
 
 @st.composite
 def _attribute_bytes(draw: DrawFn, cls: type[View], order: ByteOrder, damaged: bool, depth: int = 0) -> bytes:
     """The attributes of ``cls`` as some other encoder might lay them out: any order, repeats, unknown ones, odd padding."""
     out = bytearray()
+    padding = b""
     numbers = [a.number for a in cls.__attrs__ if a.required] + draw(
         st.lists(st.sampled_from([a.number for a in cls.__attrs__]) | st.integers(0, 0x3FFF), max_size=5)
     )
@@ -107,12 +107,18 @@ def _attribute_bytes(draw: DrawFn, cls: type[View], order: ByteOrder, damaged: b
             single = build_attribute(a.layout, draw(values(a.layout)), order)  # type: ignore[arg-type]
             data = single + draw(st.binary(max_size=3)) if not a.layout.greedy else single  # type: ignore[union-attr]
         flags = draw(st.sampled_from([0, NLA_F_NESTED, NLA_F_NET_BYTEORDER, NLA_F_NESTED | NLA_F_NET_BYTEORDER]))
+        if damaged and data and draw(st.integers(0, 5)) == 0:
+            data = data[:-1]
         length = 4 + len(data)
-        if damaged and draw(st.integers(0, 7)) == 0:
+        if damaged and draw(st.integers(0, 3)) == 0:
             length = _lie(draw, length)
         padding = draw(st.binary(min_size=3, max_size=3))[: -len(data) % 4]
         out += order.attr.pack(length, number | flags) + data + padding
-    return bytes(out[: len(out) - draw(st.integers(0, 3))] if damaged else out)
+    if damaged:
+        return bytes(out[: len(out) - draw(st.integers(0, 3))])
+    if draw(st.booleans()):  # the last attribute needs no padding
+        return bytes(out[: len(out) - len(padding)])
+    return bytes(out)
 
 
 def build_attribute(layout: Layout, value: Any, order: ByteOrder) -> bytes:
@@ -142,7 +148,7 @@ def datagrams(
         if damaged and draw(st.integers(0, 15)) == 0:
             length = draw(st.sampled_from([0, 15, 16, 17, 19, length - 1, length + 1, length + 4, 0xFFFFFFFF]))
         request = cls.__direction__ is Direction.TO_KERNEL
-        out += bytes(align4(len(out)) - len(out))
+        out += bytes(align4(len(out)) - len(out))  # padding between messages
         out += order.header.pack(length, cls.__type__, int(request), draw(st.integers(0, 0xFFFFFFFF)), 0) + body
     if damaged:
         out = out[: len(out) - draw(st.integers(0, 20))]

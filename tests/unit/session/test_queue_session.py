@@ -354,6 +354,14 @@ def test_an_undecodable_message_without_an_id_is_not_also_counted_as_lost() -> N
     assert (session.losses.lost, session.losses.undecodable) == (0, 1)
 
 
+def test_packets_of_another_queue_are_not_ours() -> None:
+    kernel, other = ModelQueue(), ModelQueue(number=1)
+    session = bound(kernel)
+    events = feed(session, kernel.arrive(), other.arrive(), kernel.arrive(), other.arrive())
+    assert [e.id for e in events if isinstance(e, PacketQueued)] == [1, 2]
+    assert len(events) == 2
+
+
 def test_datagrams_of_others_are_ignored_and_told() -> None:
     kernel = ModelQueue()
     session = bound(kernel)

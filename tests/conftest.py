@@ -1,0 +1,9 @@
+"""Hypothesis profiles for the whole suite: reproducible by default, `--hypothesis-profile=deep` for a long search."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("deep", deadline=None, max_examples=5000, suppress_health_check=list(HealthCheck))
+settings.load_profile("default")
