@@ -1,8 +1,8 @@
 """Classic BPF: the programs that filter what a socket receives (net/core/filter.c).
 
 An instruction is ``(code, jt, jf, k)``. A program sees the datagram from its first byte on; loads are in network byte order. Of
-the ancillary loads (``SKF_AD_*``) there are those that make sense for netlink: NLATTR, NLATTR_NEST and ALU_XOR_X; a program with
-another is refused as Linux refuses an unknown one.
+the ancillary loads (``SKF_AD_*``) there are those that make sense for netlink: NLATTR, NLATTR_NEST and ALU_XOR_X; a program
+with another is refused as Linux refuses an unknown one.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from nfnl.errors import TransportClosed
 from nfnl.sim.clock import Clock
 from nfnl.sim.errnos import Errno
 from nfnl.sim.hooks import HookTable
+from nfnl.sim.iptables import Iptables
 from nfnl.sim.journey import Journey
 from nfnl.sim.nfnetlink import NOT_MODELLED as NFNETLINK_NOT_MODELLED
 from nfnl.sim.nfnetlink import Nfnetlink, ProcFile
@@ -42,19 +43,24 @@ class _World:
         self.hooks = HookTable()
         self.queues = QueueTable(self.hooks, entry_limit=profile.entry_limit)
         self.stack = Stack(self.clock, self.queues)
-        #: family -> its tables, once somebody has asked for them: as in Linux they hook themselves up at their first use
-        self.tables: dict[int, Any] = {}
+        self._iptables: dict[int, Iptables] = {}
         self.sockets = SocketTable(gate, self.clock, profile, process, self.stack.sysctls)
         self.nfnetlink = Nfnetlink(self.sockets, profile)
         QueueSubsystem(self.nfnetlink, self.sockets, self.queues, profile)
+
+    def iptables(self, family: int) -> Iptables:
+        """The tables of a family, made when somebody asks for them."""
+        if family not in self._iptables:
+            self._iptables[family] = Iptables(self.hooks, family)
+        return self._iptables[family]
 
 
 class FakeKernel:
     """A Linux kernel in process: what `nfnl.transport.base.Kernel` is, and verbs that make things happen to it.
 
     ``profile`` says which kernel it is like; ``capabilities`` and ``pid`` are those of the process that uses it, a root by
-    user id; ``when_idle`` says what becomes of a wait that nothing can end: ``"raise"`` ends it with `Idle`, ``"wait"`` waits for
-    another thread.
+    user id; ``when_idle`` says what becomes of a wait that nothing can end: ``"raise"`` ends it with `Idle`, ``"wait"`` waits
+    for another thread.
 
     A verb returns when everything it has caused is done, or waits for somebody: a verdict, or `advance`. It may be called
     from any thread. After `close` all but `close` raises `TransportClosed`.
@@ -129,29 +135,20 @@ class FakeKernel:
 
     # ------------------------------------------------------------------------------------------------------- configuration
 
-    def iptables(self, line: str) -> None:
-        """What follows ``iptables`` on a command line: ``"-A INPUT -j NFQUEUE --queue-num 0"``."""
+    def iptables(self, line: str) -> str:
+        """``iptables <line>``, as typed in a shell; what it prints. Raises `IptablesError` with what it complains of."""
         with self._gate:
-            self._tables(IPV4).command(line)
+            return self._world.iptables(IPV4)(line)
 
-    def ip6tables(self, line: str) -> None:
-        """What follows ``ip6tables``."""
+    def ip6tables(self, line: str) -> str:
+        """``ip6tables <line>``."""
         with self._gate:
-            self._tables(IPV6).command(line)
+            return self._world.iptables(IPV6)(line)
 
     def iptables_restore(self, text: str) -> None:
-        """What is fed to ``iptables-restore``: all of it is done, or nothing."""
+        """``iptables-restore`` with this input. Raises `IptablesError`."""
         with self._gate:
-            self._tables(IPV4).restore(text)
-
-    def _tables(self, family: int) -> Any:
-        world = self._world
-        tables = world.tables.get(family)
-        if tables is None:
-            from nfnl.sim.iptables import Iptables
-
-            tables = world.tables[family] = Iptables(world.hooks, family)
-        return tables
+            self._world.iptables(IPV4).restore(text)
 
     def add_device(self, name: str, link: Link = Link.NONE, *, index: int | None = None, mtu: int = 1500) -> Device:
         """A new device, up, without addresses. Raises OSError (EEXIST)."""
