@@ -26,7 +26,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, SupportsBytes, TypeVar
+from typing import Any, Self, SupportsBytes, TypeVar
 
 from nfnl.errors import LocalProtocolError, TransportClosed, error_name
 from nfnl.sim.journey import Journey
@@ -555,6 +555,11 @@ class LabSocket(socket.socket):
     """A netlink socket in a lab, which notes what is sent with it."""
 
     lab: LinuxLab
+
+    def dup(self) -> Self:
+        other = super().dup()
+        other.lab = self.lab
+        return other
 
     def send(self, data: Any, *rest: Any) -> int:
         with self.lab._seen(bytes(data)):
