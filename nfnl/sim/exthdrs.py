@@ -23,7 +23,10 @@ def after_hop_by_hop(data: bytes) -> int:
 
 
 def skip(data: bytes, multicast: bool) -> tuple[int, int, int]:
-    """The protocol behind the extension headers, where it starts, and where its number stands. Raises `Malformed`, `NotModelled`."""
+    """The protocol behind the extension headers, where it starts, and where its number stands.
+
+    Raises `Malformed`, `NotModelled`.
+    """
     protocol, at, named_at = data[6], 40, 6
     if protocol == HOPOPTS:  # checked when it came in
         protocol, at, named_at = data[40], 40 + (data[41] + 1 << 3), 40

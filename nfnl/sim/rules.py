@@ -9,8 +9,8 @@ iptables-save 1.8.9; reading them is the business of `nfnl.sim.iptables`.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import E2BIG, EEXIST, EINVAL, ELOOP, EMLINK, ENOENT, ENOTEMPTY
 from struct import unpack_from
@@ -55,7 +55,7 @@ TCP_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32}
 
 
 class TableError(NfnlError):
-    """The kernel would refuse this change to a table; ``errno`` says why. Nothing was changed."""
+    """The kernel, or the library that edits its tables, refuses this; ``errno`` says why."""
 
     def __init__(self, errno: int) -> None:
         super().__init__(errno)
@@ -290,9 +290,13 @@ Match = Ports | IcmpType | Mark
 # ---------------------------------------------------------------------------------------------------------- what rules do
 
 
+#: What a target may be by itself.
+STANDARD = ("ACCEPT", "DROP", "QUEUE", "RETURN")
+
+
 @dataclass(frozen=True, slots=True)
 class Standard:
-    """``-j ACCEPT``, ``-j DROP``, ``-j RETURN``."""
+    """``-j ACCEPT``, ``-j DROP``, ``-j RETURN``, and ``-j QUEUE``, which is queue 0."""
 
     name: str
 
@@ -457,7 +461,7 @@ def _action(target: Target | None) -> int:
         case None:
             return _CONTINUE
         case Standard(name):
-            return {"ACCEPT": ACCEPT, "DROP": DROP, "RETURN": _RETURN}[name]
+            return {"ACCEPT": ACCEPT, "DROP": DROP, "QUEUE": QUEUE, "RETURN": _RETURN}[name]
         case NfQueue():
             return target.verdict
         case SetMark():
@@ -467,7 +471,10 @@ def _action(target: Target | None) -> int:
 
 
 class Chain:
-    """A named list of rules. Built-in chains have a policy, ``"ACCEPT"`` or ``"DROP"``, and stand at a hook."""
+    """A named list of rules. Built-in chains have a policy, ``"ACCEPT"`` or ``"DROP"``, and stand at a hook.
+
+    ``rules`` is replaced as a whole by every change, so that whoever keeps the old list can put it back.
+    """
 
     __slots__ = ("bytes", "hook", "name", "packets", "policy", "policy_step", "rules", "table")
 
@@ -484,13 +491,48 @@ class Chain:
         if hook is not None:
             self.set_policy("ACCEPT")
 
+    @property
+    def builtin(self) -> bool:
+        return self.hook is not None
+
     def set_policy(self, policy: str) -> None:
         self.policy = policy
         self.policy_step = Step(self.name, self.table, self.name, f"policy {policy}", policy)
 
-    @property
-    def builtin(self) -> bool:
-        return self.hook is not None
+    def insert(self, rule: Rule, index: int) -> None:
+        """Put a rule before the one at ``index`` (from 0). Raises `TableError` (E2BIG)."""
+        if index > len(self.rules):
+            raise TableError(E2BIG)
+        self.rules = [*self.rules[:index], rule, *self.rules[index:]]
+
+    def replace(self, rule: Rule, index: int) -> None:
+        """Put a rule in the place of another. Raises `TableError` (E2BIG)."""
+        self.at(index)
+        self.rules = [*self.rules[:index], rule, *self.rules[index + 1 :]]
+
+    def delete(self, index: int) -> None:
+        """Raises `TableError` (E2BIG)."""
+        self.at(index)
+        self.rules = [*self.rules[:index], *self.rules[index + 1 :]]
+
+    def at(self, index: int) -> Rule:
+        """Raises `TableError` (E2BIG)."""
+        if index >= len(self.rules):
+            raise TableError(E2BIG)
+        return self.rules[index]
+
+    def index(self, rule: Rule) -> int:
+        """Where the first such rule stands. Raises `TableError` (ENOENT)."""
+        for index, other in enumerate(self.rules):
+            if other.same(rule):
+                return index
+        raise TableError(ENOENT)
+
+    def zero(self) -> None:
+        """Set all counters to 0."""
+        self.packets = self.bytes = 0
+        for rule in self.rules:
+            rule.packets = rule.bytes = 0
 
 
 class Table:
@@ -500,7 +542,7 @@ class Table:
         self.name = name
         self.family = family
         builtin = [Chain(name, HOOK_NAMES[hook], hook) for hook in TABLES[name]]
-        #: user chains, in the order iptables lists them: by name, but for a renamed one, which keeps its place
+        #: user chains, by name, as iptables lists them
         self.user: list[Chain] = []
         self._builtin: dict[int, Chain] = dict(zip(TABLES[name], builtin, strict=True))
 
@@ -560,7 +602,7 @@ class Table:
         skb.journey.steps.append(chain.policy_step)
         return ACCEPT if chain.policy == "ACCEPT" else DROP
 
-    # ------------------------------------------------------------------ changes, each as a whole or not at all
+    # ------------------------------------------------------------------ changes, inside a `transaction`
 
     @property
     def chains(self) -> list[Chain]:
@@ -578,25 +620,28 @@ class Table:
             raise TableError(ENOENT)
         return chain
 
-    def insert(self, chain: Chain, rules: list[Rule], index: int) -> None:
-        """Put rules before the one at ``index`` (from 0). Raises `TableError`: E2BIG, EINVAL, ELOOP."""
-        if index > len(chain.rules):
-            raise TableError(E2BIG)
-        self._try(chain, [*chain.rules[:index], *rules, *chain.rules[index:]], rules)
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is done inside holds as a whole or, if it raises or the kernel would refuse the outcome, not at all.
 
-    def replace(self, chain: Chain, rule: Rule, index: int) -> None:
-        """Put a rule in the place of the one at ``index`` (from 0). Raises `TableError`: E2BIG, EINVAL, ELOOP."""
-        if index >= len(chain.rules):
-            raise TableError(E2BIG)
-        self._try(chain, [*chain.rules[:index], rule, *chain.rules[index + 1 :]], [rule])
-
-    def _try(self, chain: Chain, rules: list[Rule], new: list[Rule]) -> None:
-        for rule in new:
-            rule.check()
-        before, chain.rules = chain.rules, rules
-        if self._loops():
-            chain.rules = before
-            raise TableError(ELOOP)
+        Raises `TableError` at its end: EINVAL for a rule the kernel does not take, ELOOP for chains that lead to themselves.
+        """
+        before = [(chain, chain.name, chain.rules, chain.policy, chain.packets, chain.bytes) for chain in self.chains]
+        user = self.user
+        try:
+            yield
+            for chain in self.chains:
+                for rule in chain.rules:
+                    rule.check()
+            if self._loops():
+                raise TableError(ELOOP)
+        except BaseException:
+            self.user = user
+            for chain, name, rules, policy, packets, octets in before:
+                chain.name, chain.rules, chain.packets, chain.bytes = name, rules, packets, octets
+                if chain.builtin:
+                    chain.set_policy(policy)
+            raise
 
     def _loops(self) -> bool:
         """A chain that a packet can get into leads back to itself (`mark_source_chains`)."""
@@ -620,26 +665,23 @@ class Table:
 
         return any(leads_to_itself(chain) for chain in self._builtin.values())
 
-    def delete(self, chain: Chain, index: int) -> None:
-        """Take away the rule at ``index`` (from 0). Raises `TableError` (E2BIG)."""
-        if index >= len(chain.rules):
-            raise TableError(E2BIG)
-        chain.rules = [*chain.rules[:index], *chain.rules[index + 1 :]]
-
-    def index(self, chain: Chain, rule: Rule) -> int:
-        """Where the first such rule stands. Raises `TableError` (ENOENT)."""
-        for index, other in enumerate(chain.rules):
-            if other.same(rule):
-                return index
-        raise TableError(ENOENT)
+    def clear(self) -> None:
+        """No rules, no user chains, no counts; the policies stay."""
+        self.user = []
+        for chain in self._builtin.values():
+            chain.rules = []
+            chain.packets = chain.bytes = 0
 
     def new_chain(self, name: str) -> Chain:
-        """Raises `TableError` (EEXIST)."""
-        if self.find(name):
+        """Raises `TableError` (EEXIST), also for a name that means a verdict."""
+        if self.find(name) or name in STANDARD:
             raise TableError(EEXIST)
         chain = Chain(self.name, name)
-        insort(self.user, chain, key=lambda chain: chain.name)
+        self._sort([*self.user, chain])
         return chain
+
+    def _sort(self, user: list[Chain]) -> None:
+        self.user = sorted(user, key=lambda chain: chain.name)
 
     def delete_chain(self, chain: Chain) -> None:
         """Raises `TableError`: EINVAL (built in), EMLINK (a rule leads to it), ENOTEMPTY."""
@@ -649,15 +691,16 @@ class Table:
             raise TableError(EMLINK)
         if chain.rules:
             raise TableError(ENOTEMPTY)
-        self.user.remove(chain)
+        self.user = [other for other in self.user if other is not chain]
 
     def rename_chain(self, chain: Chain, name: str) -> None:
-        """Raises `TableError`: ENOENT for a built-in chain, EEXIST."""
-        if self.find(name):
+        """Raises `TableError`: EEXIST, ENOENT for a built-in chain."""
+        if self.find(name) or name in STANDARD:
             raise TableError(EEXIST)
         if chain.builtin:
             raise TableError(ENOENT)
         chain.name = name
+        self._sort(self.user)
         for other in self.chains:  # their texts have changed
             for rule in other.rules:
                 rule.steps = [None] * len(HOOK_NAMES)
@@ -675,7 +718,7 @@ def _step(chain: Chain, rule: Rule, hook: int) -> Step:
         case Jump(target):
             result = target.name
         case Standard(name):
-            result = name
+            result = "QUEUE 0" if name == "QUEUE" else name
     step = rule.steps[hook] = Step(HOOK_NAMES[hook], chain.table, chain.name, what, result)
     return step
 
@@ -746,4 +789,3 @@ def _longest_zeros(words: tuple[int, ...]) -> tuple[int, int]:
         if length > best[1]:
             best = (start, length)
     return best
-
