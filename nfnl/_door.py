@@ -6,7 +6,8 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack
+from enum import Enum
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from nfnl._handles import QueuedPacket
 from nfnl._pump import Pump
@@ -15,6 +16,8 @@ from nfnl.session.events import Event
 from nfnl.session.queue import MAX_COPY_RANGE, Policy, QueueSession
 from nfnl.subsys.queue import CopyMode, QueueFlag
 from nfnl.transport.base import Kernel, SocketOptions
+
+E = TypeVar("E", bound=Enum)
 
 
 class QueueWarning(UserWarning):
@@ -86,7 +89,7 @@ class QueueDoor:
             raise LocalProtocolError("netns goes with kernel=None: give it to the kernel instead")
         self._session = QueueSession(
             number,
-            undecided=Policy[options.get("undecided", "drop").upper()],
+            undecided=_choice("undecided", options.get("undecided", "drop"), Policy),
             join=options.get("join", True),
             packet_class=QueuedPacket,
             owner=self,
@@ -96,7 +99,7 @@ class QueueDoor:
         self._closed = False
         self._watched: dict[int, weakref.ref[QueuedPacket]] = {}
         request = self._session.bind(
-            copy_mode=_copy_mode(options.get("copy", CopyMode.PACKET)),
+            copy_mode=_choice("copy", options.get("copy", "packet"), CopyMode),
             copy_range=options.get("copy_range", MAX_COPY_RANGE),
             max_length=options.get("max_length"),
             flags=options.get("flags", QueueFlag(0)),
@@ -128,7 +131,7 @@ class QueueDoor:
 
         Raises `NetlinkError` as the kernel refuses.
         """
-        mode = None if copy is None else _copy_mode(copy)
+        mode = None if copy is None else _choice("copy", copy, CopyMode)
         self._pump.ask(
             self._session.configure(copy_mode=mode, copy_range=copy_range, max_length=max_length, flags=flags, mask=mask)
         )
@@ -237,8 +240,14 @@ def _linux(netns: str | int | None) -> Kernel:
     return LinuxKernel(netns=netns)
 
 
-def _copy_mode(copy: CopyMode | str) -> CopyMode:
-    return CopyMode[copy.upper()] if isinstance(copy, str) else CopyMode(copy)
+def _choice(option: str, value: Any, kind: type[E]) -> E:
+    """A member of an enum, by itself or by its name in lower case. Raises ValueError that names the option and the choices."""
+    if isinstance(value, kind):
+        return value
+    for member in kind:
+        if value == member.name.lower():
+            return member
+    raise ValueError(f"{option} is {value!r}, but must be one of {', '.join(member.name.lower() for member in kind)}")
 
 
 def _warn(event: Event) -> None:
