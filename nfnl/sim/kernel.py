@@ -214,7 +214,7 @@ class FakeKernel:
         the machine is run to rest.
         """
         with self._gate:
-            assert self._world
+            _ = self._world  # closed?
             self._resting += 1
             self._gate.notify()
         try:
@@ -261,10 +261,17 @@ class FakeKernel:
         """Open a socket as `nfnl.transport.base.Kernel.open` says. Raises OSError with the kernel's errno."""
         sock = self.socket()
         try:
-            return FakeTransport(sock, options, lambda: self._resting > 0)
+            return FakeTransport(sock, options, lambda: self._resting > 0, self._undecided)
         except BaseException:
             sock.close()
             raise
+
+    def _undecided(self) -> str:
+        """Which packets wait for a verdict."""
+        held = [
+            f"queue {queue.number} (port {queue.owner}): {len(queue)}" for queue in self._world.queues.queues() if queue.entries
+        ]
+        return f"packets that wait for a verdict: {', '.join(held)}" if held else ""
 
     def read_proc(self, name: str) -> str:
         """The text of ``/proc/net/<name>``. Raises OSError: ENOENT, EACCES for what only root may read."""

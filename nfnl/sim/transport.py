@@ -28,13 +28,17 @@ _KERNEL = (0, 0)
 class FakeTransport:
     """One NETLINK_NETFILTER socket of a fake kernel. See `nfnl.transport.base.Transport` for what each method promises.
 
-    ``resting`` tells whether the tester has asked to be told when nothing can happen (`FakeKernel.until_idle`).
+    ``resting`` tells whether the tester has asked to be told when nothing can happen (`FakeKernel.until_idle`), ``undecided``
+    in words which packets wait for a verdict.
     """
 
-    def __init__(self, socket: FakeSocket, options: SocketOptions, resting: Callable[[], bool]) -> None:
+    def __init__(
+        self, socket: FakeSocket, options: SocketOptions, resting: Callable[[], bool], undecided: Callable[[], str]
+    ) -> None:
         self._socket = socket
         self._gate: Gate = socket.sock.table.gate
         self._resting = resting
+        self._undecided = undecided
         self._woken = False
         self._unwatch: list[Callable[[], None]] = []
         if options.receive_buffer is not None:
@@ -57,6 +61,9 @@ class FakeTransport:
         if sock is None:
             raise TransportClosed("the transport was closed")
         return sock
+
+    def _check_open(self) -> None:
+        _ = self._sock
 
     @property
     def port_id(self) -> int:
@@ -96,7 +103,9 @@ class FakeTransport:
         """Who waits for what, for `Idle`."""
         sock = self._sock
         clock = sock.table.clock
-        text = f"port {sock.port} waits for a datagram; nothing is on its way to it, and nobody else runs"
+        text = f"port {sock.port} waits for a datagram, but nothing is on its way to it and nobody else runs"
+        if undecided := self._undecided():
+            text += f"; {undecided}"
         due = min((time for time in (deadline, clock.next_due()) if time is not None), default=None)
         if due is not None:
             text += f"; advance({due - clock.now:g}) would let something happen"
@@ -104,7 +113,7 @@ class FakeTransport:
 
     def wake(self) -> None:
         with self._gate:
-            assert self._sock
+            self._check_open()
             self._woken = True
             self._gate.notify()
 
@@ -135,7 +144,7 @@ class FakeTransport:
     def apply(self, request: SocketRequest) -> None:
         socket = self._socket
         with self._gate:
-            assert self._sock
+            self._check_open()
             match request:
                 case JoinGroup(group):
                     socket.setsockopt(SOL_NETLINK, SocketOption.ADD_MEMBERSHIP, group)

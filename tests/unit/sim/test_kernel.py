@@ -258,6 +258,16 @@ def test_what_nothing_can_end_is_said_so(kernel: FakeKernel, transport: FakeTran
     assert transport.now() == 0.0
 
 
+def test_undecided_packets_are_named(kernel: FakeKernel, transport: FakeTransport) -> None:
+    kernel.iptables(ALL_TO_QUEUE_0)
+    bind(transport)
+    for _ in range(2):
+        kernel.receive(ping())
+    transport.receive()
+    with pytest.raises(Idle, match=r"wait for a verdict: queue 0 \(port 4242\): 2"):
+        transport.wait(None)
+
+
 def test_until_idle(kernel: FakeKernel, transport: FakeTransport) -> None:
     with kernel.until_idle():
         transport.send(NOOP)
