@@ -18,8 +18,8 @@ WIRE = ["constants", "header", "layout", "datagram", "declare", "compiled", "ref
 DATA_PLANE = [
     "clock",
     "journey",
-    "exthdrs",
     "skb",
+    "exthdrs",
     "hooks",
     "rules",
     "routing",
@@ -28,7 +28,7 @@ DATA_PLANE = [
     "stack",
 ]
 CONTROL_PLANE = ["errnos", "profile", "bpf", "socket", "netlink", "nfnetlink", "queue", "transport"]
-COMPOSITION = ["iptables", "kernel", "__init__"]
+COMPOSITION = ["xtables", "iptables", "kernel", "__init__"]
 
 #: module, or package with a dot at its end -> what it may import of nfnl. The most specific row counts.
 ALLOWED: dict[str, list[str]] = {
