@@ -393,7 +393,8 @@ class QueueSession(Session):
                 shape = message._shape
                 at = shape.at[0]
             packet_id = _BE32.unpack_from(data, at)[0]
-            if packet_id != self._next_id and not self._skip_to(packet_id, data):
+            if packet_id != self._next_id and not self._skip_to(packet_id):
+                self._repeated(packet_id, data)
                 continue
             self._next_id = (packet_id + 1) & ID_MASK
             waiting(packet_id)
@@ -407,7 +408,8 @@ class QueueSession(Session):
         if not isinstance(message, Packet) or message.res_id != self.number or (self.state, Input.PACKET) not in TRANSITIONS:
             return
         packet_id = message.header.packet_id
-        if packet_id != self._next_id and not self._skip_to(packet_id, bytes(message)):
+        if packet_id != self._next_id and not self._skip_to(packet_id):
+            self._repeated(packet_id, bytes(message))
             return
         self._next_id = (packet_id + 1) & ID_MASK
         self._waiting.add(packet_id)
@@ -415,13 +417,15 @@ class QueueSession(Session):
         event.id, event.message, event.owner = packet_id, message, self._owner
         self._events.append(event)
 
-    def _skip_to(self, packet_id: int, data: bytes) -> bool:
-        """The next packet has an id other than expected: note what is missing. False if the id lies behind us."""
+    def _repeated(self, packet_id: int, data: bytes) -> None:
+        error = DecodeError(f"packet id {packet_id} came again or too late", path="Packet.header", offset=20)
+        self.losses.undecodable += 1
+        self._events.append(Undecodable(data, error))
+
+    def _skip_to(self, packet_id: int) -> bool:
+        """The next packet has an id other than expected: note what is missing. False, and no change, if the id lies behind us."""
         first, count = self._next_id, (packet_id - self._next_id) & ID_MASK
         if count >= 1 << 31:
-            error = DecodeError(f"packet id {packet_id} came again or too late", path="Packet.header", offset=20)
-            super()._undecodable(data, error)
-            self.losses.undecodable += 1
             return False
         lost = count - min(count, self._unidentified)
         self._unidentified = 0
@@ -462,7 +466,7 @@ class QueueSession(Session):
         self.losses.undecodable += 1
         if packet_id is None:
             self._unidentified += 1
-        elif packet_id == self._next_id or self._skip_to(packet_id, data):
+        elif packet_id == self._next_id or self._skip_to(packet_id):
             self._missing(packet_id, packet_id)
         self._events.append(Undecodable(data, error, packet_id))
 
