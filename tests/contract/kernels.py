@@ -14,7 +14,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, cast
 
 from nfnl.sim import FakeKernel
+from nfnl.sim.hooks import ACCEPT, INPUT
 from nfnl.sim.journey import Journey
+from nfnl.sim.skb import IPV4
 from nfnl.testing.lab import LinuxLab
 from nfnl.transport.base import SocketOptions, Transport
 from nfnl.wire.constants import NETLINK_NETFILTER
@@ -24,6 +26,7 @@ from tests import probes
 PROCESS_ID = 4242
 #: a user without any right of his own
 NOBODY = 65534
+SO_PRIORITY, SO_MARK = 12, 36  # asm-generic/socket.h
 
 Address = tuple[int, int]
 Ancillary = list[tuple[int, int, bytes]]
@@ -90,15 +93,60 @@ class KernelUnderTest:
         self.touched = True
         self.kernel.iptables(line)
 
-    def send(self, packet: bytes) -> Journey:
-        """A packet from a program on this machine."""
+    def ip6tables(self, line: str) -> None:
+        """What follows ``ip6tables`` on a command line."""
         self.touched = True
-        return self.kernel.send(packet)
+        self.kernel.ip6tables(line)
+
+    def send(self, packet: bytes, *, mark: int = 0, priority: int = 0) -> Journey:
+        """A packet from a program on this machine, through a raw socket."""
+        self.touched = True
+        return self.kernel.send(packet, mark=mark, priority=priority)
+
+    def send_many(self, packet: bytes, count: int) -> None:
+        """The same packet many times, without asking what becomes of each."""
+        raise NotImplementedError
+
+    def send_datagram(self, packet: bytes) -> None:
+        """A UDP packet from a program on this machine, through an ordinary socket: its checksum is left to whoever sends it out."""
+        raise NotImplementedError
 
     def receive(self, packet: bytes, dev: str = "eth0") -> Journey:
         """A packet that arrives at a device."""
         self.touched = True
         return self.kernel.receive(packet, dev)
+
+    def forward(self, packet: bytes, in_dev: str = "eth0", out_dev: str | None = None) -> Journey:
+        """A packet that arrives and is to be passed on."""
+        self.touched = True
+        return self.kernel.forward(packet, in_dev, out_dev)
+
+    def add_device(self, name: str) -> None:
+        """Another device like eth0."""
+        self.touched = True
+        self.kernel.add_device(name)
+
+    def add_route(self, prefix: str, dev: str | None, *, mark: int | None = None) -> None:
+        """A route; without a device one that says unreachable, with a mark for packets with that mark only."""
+        self.touched = True
+        self.kernel.add_route(prefix, dev, mark=mark)
+
+    def set_up(self, dev: str, up: bool) -> None:
+        """Switch a device on or off."""
+        self.touched = True
+        self.kernel.set_up(dev, up)
+
+    def until_idle(self) -> AbstractContextManager[None]:
+        """Inside, an iteration over a queue ends when nothing happens any more."""
+        return self.kernel.until_idle()
+
+    def index_of(self, dev: str) -> int:
+        """The number of a device."""
+        raise NotImplementedError
+
+    def take_a_hook_away(self) -> None:
+        """Hang something of no consequence at a hook, and take it away again."""
+        raise NotImplementedError
 
     @property
     def process_id(self) -> int:
@@ -129,6 +177,21 @@ class FakeUnderTest(KernelUnderTest):
     def require(self, probe: str) -> None:
         pass
 
+    def send_many(self, packet: bytes, count: int) -> None:
+        for _ in range(count):
+            self.kernel.send(packet)
+
+    def send_datagram(self, packet: bytes) -> None:
+        self.kernel.send(packet, partial_checksum=True)
+
+    def index_of(self, dev: str) -> int:
+        return self.kernel._world.stack.device(dev).index
+
+    def take_a_hook_away(self) -> None:
+        hooks = self.kernel._world.hooks
+        hooks.register(IPV4, INPUT, 77, "of no consequence", lambda skb, hook: ACCEPT)
+        hooks.unregister(IPV4, INPUT, "of no consequence")
+
     def process(self, *, uid: int = 0, capabilities: Collection[int] = ()) -> AbstractContextManager[None]:
         return self.kernel.process(uid=uid, capabilities=capabilities)
 
@@ -146,6 +209,45 @@ class LinuxUnderTest(KernelUnderTest):
 
     def require(self, probe: str) -> None:
         probes.require(probe)
+
+    def send_many(self, packet: bytes, count: int) -> None:
+        self.touched = True
+        raw = self.kernel._raw[4]
+        for option in (SO_MARK, SO_PRIORITY):
+            raw.setsockopt(socket.SOL_SOCKET, option, 0)
+        to = socket.inet_ntoa(packet[16:20]), 0
+        for start in range(0, count, 100):  # the lab looks for each packet among all that came since it looked last
+            with self.kernel._step():
+                for _ in range(min(100, count - start)):
+                    raw.sendto(packet, to)
+
+    def send_datagram(self, packet: bytes) -> None:
+        self.touched = True
+        v4 = packet[0] >> 4 == 4
+        family, at, size = (socket.AF_INET, 20, 4) if v4 else (socket.AF_INET6, 40, 16)
+        source, destination = (socket.inet_ntop(family, a) for a in (packet[at - 2 * size : at - size], packet[at - size : at]))
+        ports = struct.unpack_from(">HH", packet, at)
+
+        def send() -> None:
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.bind((source, ports[0]))
+                sock.sendto(packet[at + 8 :], (destination, ports[1]))
+
+        with self.kernel._step():
+            self.kernel._kernel.inside(send)
+
+    def index_of(self, dev: str) -> int:
+        return self.kernel._kernel.inside(lambda: socket.if_nametoindex(dev))
+
+    def take_a_hook_away(self) -> None:
+        self.touched = True
+        for line in (
+            "add table ip strange",
+            "add chain ip strange c { type filter hook input priority 77; }",
+            "delete table ip strange",
+        ):
+            done = self.kernel.run(["nft", line])
+            assert not done.returncode, done.stderr
 
     @contextmanager
     def process(self, *, uid: int = 0, capabilities: Collection[int] = ()) -> Iterator[None]:

@@ -10,12 +10,22 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EAGAIN
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from nfnl.errors import error_name
-from nfnl.subsys.queue import Command, Config, ConfigCommand
+from nfnl.subsys.queue import (
+    Command,
+    Config,
+    ConfigCommand,
+    CopyMode,
+    Packet,
+    Params,
+    VerdictBatch,
+    VerdictHeader,
+    VerdictMessage,
+)
 from nfnl.wire.codec import decode
 from nfnl.wire.constants import SOL_NETLINK, NlmsgFlag, NlmsgType, SocketOption, SubsystemId, align4
 from nfnl.wire.control import Ack
@@ -291,3 +301,152 @@ def truesize(alloc: int, used: int, *, small_head: int) -> int:
     if (taken - 320 - used) * 2 >= taken + 256:  # netlink_trim: half of it would be air
         taken = head(used)
     return taken + 256
+
+
+# ---------------------------------------------------------------------------------------------------------------------- queues
+
+#: What a queue's rules catch in these tests: datagrams to port 9000. The answers of the kernel (port unreachable) are not.
+CAUGHT = "-p udp --dport 9000 -j NFQUEUE --queue-num"
+#: NF_*: verdict words
+DROP, ACCEPT, STOLEN, TO_QUEUE, REPEAT, STOP = range(6)
+#: NF_VERDICT_FLAG_QUEUE_BYPASS
+BYPASS = 0x8000
+#: the most bytes of a packet that a queue tells
+MAX_RANGE = 65531
+
+
+class QueueRow(NamedTuple):
+    """A line of /proc/net/netfilter/nfnetlink_queue."""
+
+    number: int
+    owner: int
+    waiting: int
+    copy_mode: int
+    copy_range: int
+    dropped: int  #: lost because the queue was full
+    user_dropped: int  #: lost because the owner did not take the message
+    last_id: int
+    one: int
+
+
+def queue_row(kernel: KernelUnderTest, queue: int = 1) -> QueueRow:
+    """What /proc says of a queue."""
+    rows = [QueueRow(*map(int, line.split())) for line in kernel.read_proc("netfilter/nfnetlink_queue").splitlines()]
+    [row] = [row for row in rows if row.number == queue]
+    return row
+
+
+def verdict(queue: int, packet_id: int, word: int, *, flags: int = REQUEST | ACK, seq: int = 1, **fields: Any) -> bytes:
+    """A well-formed NFQNL_MSG_VERDICT."""
+    header = VerdictHeader(word, packet_id)
+    return bytes(VerdictMessage(res_id=queue, nlmsg_flags=flags, nlmsg_seq=seq, header=header, **fields))
+
+
+def verdict_batch(queue: int, last_id: int, word: int, **fields: Any) -> bytes:
+    """A well-formed NFQNL_MSG_VERDICT_BATCH."""
+    return bytes(VerdictBatch(res_id=queue, nlmsg_flags=REQUEST | ACK, nlmsg_seq=1, header=VerdictHeader(word, last_id), **fields))
+
+
+class Listener(Client):
+    """Somebody who listens to a queue."""
+
+    def __init__(
+        self, kernel: KernelUnderTest, queue: int = 1, *, mode: int = CopyMode.PACKET, copy_range: int = MAX_RANGE, **fields: Any
+    ) -> None:
+        super().__init__(kernel)
+        self.kernel = kernel
+        self.queue = queue
+        self._heard: list[Packet] = []
+        self.configure(command=Command(ConfigCommand.BIND), params=Params(copy_range, mode), **fields)
+
+    def configure(self, **fields: Any) -> None:
+        """Change something about the queue."""
+        assert self.request(config(self.queue, **fields)) == "ACK"
+
+    def request(self, datagram: bytes) -> str:
+        """Send a datagram, put aside the packets that come of it, and give the answer; ``""`` for silence."""
+        answers = []
+        for heard in self.ask(datagram):
+            message = only_message(heard)
+            if isinstance(message, Packet):
+                self._heard.append(message)
+            else:
+                answers.append(word(heard))
+        assert len(answers) < 2, answers
+        return "".join(answers)
+
+    def packets(self) -> list[Packet]:
+        """The packets that have come since the last time."""
+        for heard in self.hear():
+            message = only_message(heard)
+            assert isinstance(message, Packet), message
+            self._heard.append(message)
+        packets, self._heard = self._heard, []
+        return packets
+
+    def packet(self) -> Packet:
+        """The one packet that has come."""
+        [packet] = self.packets()
+        return packet
+
+    def ids(self) -> list[int]:
+        """The ids of the packets that have come."""
+        return [packet.header.packet_id for packet in self.packets()]
+
+    def decide(self, packet: Packet | int, word: int = ACCEPT, **fields: Any) -> str:
+        """Give a verdict; the kernel's answer to it."""
+        packet_id = packet if isinstance(packet, int) else packet.header.packet_id
+        return self.request(verdict(self.queue, packet_id, word, **fields))
+
+    def decide_until(self, last_id: int, word: int = ACCEPT, **fields: Any) -> str:
+        """Give a verdict to all up to an id; the kernel's answer to it."""
+        return self.request(verdict_batch(self.queue, last_id, word, **fields))
+
+    @property
+    def row(self) -> QueueRow:
+        """What /proc says of the queue."""
+        return queue_row(self.kernel, self.queue)
+
+
+def sum16(data: bytes) -> int:
+    """The Internet checksum, 0xffff for 0; of data with its right checksum in it 0xffff as well."""
+    words = struct.unpack(f">{(len(data) + 1) // 2}H", data + bytes(len(data) % 2))
+    return -sum(words) % 0xFFFF or 0xFFFF
+
+
+def udp4(
+    data: bytes = b"hello",
+    *,
+    source: str = "127.0.0.1",
+    destination: str = "127.0.0.1",
+    port: int = 9000,
+    tos: int = 0,
+    ttl: int = 64,
+    udp_checksum: int | None = None,
+    **lies: int,
+) -> bytes:
+    """A UDP datagram from port 5000, over IPv4. ``lies`` are what its header says instead of the truth: ``version``, ``ihl``
+    (in words), ``length``, ``fragment``.
+    """
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    udp = struct.pack(">HHHH", 5000, port, 8 + len(data), 0) + data
+    if udp_checksum is None:
+        udp_checksum = sum16(addresses + struct.pack(">HH", 17, len(udp)) + udp)
+    first = lies.get("version", 4) << 4 | lies.get("ihl", 5)
+    length, fragment = lies.get("length", 20 + len(udp)), lies.get("fragment", 0x4000)
+    header = struct.pack(">BBHHHBBH", first, tos, length, 77, fragment, ttl, 17, 0) + addresses
+    return header[:10] + struct.pack(">H", sum16(header)) + header[12:] + udp[:6] + struct.pack(">H", udp_checksum) + udp[8:]
+
+
+def udp6(data: bytes = b"hello", *, source: str = "::1", destination: str = "::1", port: int = 9000) -> bytes:
+    """A UDP datagram from port 5000, over IPv6."""
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, destination)
+    udp = struct.pack(">HHHH", 5000, port, 8 + len(data), 0) + data
+    sum_ = sum16(addresses + struct.pack(">II", len(udp), 17) + udp)
+    return struct.pack(">IHBB", 6 << 28, len(udp), 17, 64) + addresses + udp[:6] + struct.pack(">H", sum_) + udp[8:]
+
+
+def udp_sum(packet: bytes) -> int:
+    """The sum over a UDP datagram and its pseudo header: 0xffff when its checksum is right."""
+    at, addresses = (20, packet[12:20]) if packet[0] >> 4 == 4 else (40, packet[8:40])
+    return sum16(addresses + struct.pack(">HH", 17, len(packet) - at) + packet[at:])
