@@ -27,7 +27,7 @@ DATA_PLANE = [
     "answers",
     "stack",
 ]
-CONTROL_PLANE = ["errnos", "profile", "bpf", "socket", "netlink", "nfnetlink", "queue", "transport"]
+CONTROL_PLANE = ["errnos", "profile", "bpf", "gate", "af_netlink", "socket", "netlink", "nfnetlink", "queue", "transport"]
 COMPOSITION = ["xtables", "iptables", "kernel", "__init__"]
 
 #: module, or package with a dot at its end -> what it may import of nfnl. The most specific row counts.
@@ -74,9 +74,7 @@ WORLDLY: dict[str, set[str]] = {
     "nfnl.transport.linux": WORLD,  # the one place
     "nfnl.sync": {"threading"},  # to know whose loop it is
     "nfnl.aio": {"asyncio"},
-    "nfnl.sim.kernel": {"threading"},  # the one lock
-    "nfnl.sim.socket": {"threading"},  # the type of that lock
-    "nfnl.sim.transport": {"threading"},  # waiting on it for other threads of the tester
+    "nfnl.sim.gate": {"threading"},  # the one lock
     "nfnl.testing.": WORLD,
     "nfnl.cli.": WORLD,
 }

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from typing import Any, Literal, SupportsBytes
 
 from nfnl.errors import TransportClosed
+from nfnl.sim.af_netlink import NOT_MODELLED as SOCKETS_NOT_MODELLED
+from nfnl.sim.af_netlink import SOCK_DGRAM, SOCK_RAW, Capability, Process, Sock, SocketTable
 from nfnl.sim.clock import Clock
 from nfnl.sim.errnos import Errno
+from nfnl.sim.gate import Gate
 from nfnl.sim.hooks import HookTable
 from nfnl.sim.iptables import Iptables
 from nfnl.sim.journey import Journey
@@ -20,8 +23,7 @@ from nfnl.sim.queue import NOT_MODELLED as QUEUE_NOT_MODELLED
 from nfnl.sim.queue import QueueSubsystem
 from nfnl.sim.queueing import QueueTable
 from nfnl.sim.skb import IPV4, IPV6, Device, Link
-from nfnl.sim.socket import NOT_MODELLED as SOCKETS_NOT_MODELLED
-from nfnl.sim.socket import SOCK_DGRAM, SOCK_RAW, Capability, FakeSocket, Gate, Process, Sock, SocketTable
+from nfnl.sim.socket import FakeSocket
 from nfnl.sim.stack import Stack
 from nfnl.sim.transport import FakeTransport
 from nfnl.transport.base import SocketOptions

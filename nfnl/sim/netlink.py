@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 
+from nfnl.sim.af_netlink import Sock
 from nfnl.sim.errnos import Errno
-from nfnl.sim.socket import Sock
 from nfnl.wire.constants import NLMSG_HDRLEN, NlmsgFlag, NlmsgType, SocketOption, align4
 from nfnl.wire.control import ExtendedAck, Policy
 from nfnl.wire.header import NATIVE

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+from nfnl.sim.af_netlink import Capability, Sock, SocketTable
 from nfnl.sim.errnos import Errno
 from nfnl.sim.netlink import Refusal, Request, acknowledge, walk
 from nfnl.sim.profile import Profile
-from nfnl.sim.socket import Capability, Sock, SocketTable
 from nfnl.wire.constants import NFGENMSG_LEN, NLA_HDRLEN, NLA_TYPE_MASK, NLMSG_HDRLEN, NlmsgType, SubsystemId, align4
 from nfnl.wire.control import Policy
 from nfnl.wire.declare import Attr, Message
@@ -81,20 +81,18 @@ class ProcFile(NamedTuple):
 class Nfnetlink:
     """The subsystems there are, and the way to them. What is not registered is answered like a module that is not there."""
 
-    __slots__ = ("_operations", "_profile", "_sockets", "proc", "subsystems")
+    __slots__ = ("_operations", "_profile", "_sockets", "proc")
 
     def __init__(self, sockets: SocketTable, profile: Profile) -> None:
         self._sockets = sockets
         self._profile = profile
         self._operations: dict[int, Operation] = {}
-        self.subsystems: set[SubsystemId] = set()
         #: files of the subsystems below /proc/net, by name
         self.proc: dict[str, ProcFile] = {}
         sockets.input = self.receive
 
     def register(self, subsystem: SubsystemId, operations: Mapping[int, Operation], proc: Mapping[str, ProcFile]) -> None:
         """Add a subsystem: its operations by number, and its files (`nfnetlink_subsys_register`)."""
-        self.subsystems.add(subsystem)
         for number, operation in operations.items():
             self._operations[subsystem << 8 | number] = operation
         self.proc.update(proc)

@@ -7,6 +7,7 @@ from functools import partial
 from struct import Struct
 from typing import Any
 
+from nfnl.sim.af_netlink import SocketTable
 from nfnl.sim.errnos import Errno
 from nfnl.sim.hooks import DROP, STOLEN, STOP, VERDICT_MASK
 from nfnl.sim.netlink import Refusal, Request
@@ -14,7 +15,6 @@ from nfnl.sim.nfnetlink import Attributes, Nfnetlink, Operation, ProcFile
 from nfnl.sim.profile import Profile
 from nfnl.sim.queueing import CONNTRACK, COPY_PACKET, MAX_COPY_RANGE, UID_GID, Queue, QueuedEntry, QueueTable
 from nfnl.sim.skb import UDP, Skb
-from nfnl.sim.socket import SocketTable
 from nfnl.subsys.queue import Config, ConfigCommand, CopyMode, Packet, QueueFlag, VerdictBatch, VerdictMessage
 from nfnl.wire.constants import NLA_F_NESTED, NLA_HDRLEN, SubsystemId
 from nfnl.wire.declare import Attr, Message

@@ -1,4 +1,4 @@
-"""NETLINK_NETFILTER sockets in process: ports, groups, receive buffers, the calls of `socket.socket` (af_netlink.c).
+"""`FakeSocket`: a netlink socket in process with the methods of Python's `socket.socket`.
 
 Numbers of constants are Linux's, wherever this runs. Whatever a call causes has happened when it returns.
 """
@@ -6,583 +6,36 @@ Numbers of constants are Linux's, wherever this runs. Whatever a call causes has
 from __future__ import annotations
 
 import struct
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from enum import IntEnum
-from threading import Condition, RLock
-from typing import Any, Literal, NoReturn, Self, TypeVar, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, Self, TypeVar, cast
 
-from nfnl.errors import NfnlError
 from nfnl.sim import bpf
-from nfnl.sim.clock import Clock
+from nfnl.sim.af_netlink import (
+    AF_NETLINK,
+    MSG_DONTWAIT,
+    MSG_OOB,
+    MSG_PEEK,
+    MSG_TRUNC,
+    POLLERR,
+    POLLIN,
+    POLLOUT,
+    SO_ATTACH_FILTER,
+    SOL_SOCKET,
+    Address,
+    Control,
+    Sock,
+    Waiting,
+    control_messages,
+    group_mask,
+)
 from nfnl.sim.errnos import Errno
-from nfnl.sim.profile import Profile
-from nfnl.wire.constants import NETLINK_NETFILTER, SOL_NETLINK, SocketOption
-
-NOT_MODELLED = {
-    "other protocols than NETLINK_NETFILTER": "socket() raises EPROTONOSUPPORT, as for a protocol that is not registered",
-    "user namespaces": "a capability counts everywhere; there is no process that is almighty in its own namespace only",
-    "other network namespaces": "each FakeKernel is one; LISTEN_ALL_NSID can be set, and changes nothing",
-    "other options at SOL_SOCKET": "ENOPROTOOPT, as for an unknown option",
-    "ancillary BPF loads but NLATTR, NLATTR_NEST and ALU_XOR_X": "EINVAL, as for an unknown one",
-    "control messages in sendmsg": "EINVAL",
-    "random port ids": "drawn from a fixed sequence",
-}
+from nfnl.wire.constants import NETLINK_NETFILTER, SOL_NETLINK
+from nfnl.wire.header import NATIVE
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
-Address = tuple[int, int]
-#: a control message: level, type, data
-Control = tuple[int, int, bytes]
 
-AF_NETLINK = 16
-SOCK_DGRAM, SOCK_RAW = 2, 3
-SOL_SOCKET = 1
-MSG_OOB, MSG_PEEK, MSG_CTRUNC, MSG_TRUNC, MSG_DONTWAIT = 0x01, 0x02, 0x08, 0x20, 0x40
-POLLIN, POLLOUT, POLLERR = 0x01, 0x04, 0x08
-SCM_CREDENTIALS = 2
-
-#: asm-generic/socket.h
-SO_TYPE, SO_ERROR, SO_SNDBUF, SO_RCVBUF, SO_PASSCRED = 3, 4, 7, 8, 16
-SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 27, 32, 33
-SO_PROTOCOL, SO_DOMAIN, SO_MEMINFO = 38, 39, 55
-
-#: groups there are room for; 1 to 9 are used
-GROUPS = 32
-#: SOCK_MIN_RCVBUF and SOCK_MIN_SNDBUF
-_MIN_RCVBUF, _MIN_SNDBUF = 2304, 4608
-#: where the kernel looks for a free port when the process id is taken: downwards from somewhere in here
-_PORTS = range(0x80000000, 0xFFFFF000)
-
-_PKTINFO = int(SocketOption.PKTINFO)
-_NO_ENOBUFS = int(SocketOption.NO_ENOBUFS)
-_LISTEN_ALL_NSID = int(SocketOption.LISTEN_ALL_NSID)
-_SWITCHES = frozenset(
-    int(option)
-    for option in SocketOption
-    if option not in (SocketOption.ADD_MEMBERSHIP, SocketOption.DROP_MEMBERSHIP, SocketOption.LIST_MEMBERSHIPS)
-)
-
-_int = struct.Struct("=i")
-_u32 = struct.Struct("=I")
-_credentials = struct.Struct("=iII")
 _instruction = struct.Struct("=HBBI")
-
-
-class Idle(NfnlError):
-    """Somebody waits for what cannot happen: nothing is readable, and nobody is left who could change that."""
-
-
-class Capability(IntEnum):
-    """``CAP_*`` that netlink asks for (include/uapi/linux/capability.h)."""
-
-    NET_BROADCAST = 11
-    NET_ADMIN = 12
-
-
-class Process:
-    """Whoever makes a call. ``capabilities`` are numbers (`Capability` and others), effective in every namespace there is."""
-
-    __slots__ = ("capabilities", "gid", "pid", "uid")
-
-    def __init__(self, pid: int, uid: int, gid: int, capabilities: Collection[int]) -> None:
-        self.pid = pid
-        self.uid = uid
-        self.gid = gid
-        self.capabilities = frozenset(capabilities)
-
-    def __deepcopy__(self, memo: object) -> Process:
-        return self  # never changed
-
-
-class Gate:
-    """The one lock of a fake kernel. Who is inside runs the machine.
-
-    Those who watch a socket are called, still inside, when the outermost visit ends: the machine is at rest then, so that
-    they may call it at once.
-    """
-
-    __slots__ = ("_changed", "_depth", "_lock", "_rung", "waiting", "when_idle")
-
-    def __init__(self, when_idle: Literal["raise", "wait"]) -> None:
-        self._lock = RLock()
-        self._changed = Condition(self._lock)
-        self._depth = 0
-        self._rung: list[Sock] = []
-        #: threads in `wait`
-        self.waiting = 0
-        self.when_idle = when_idle
-
-    def __deepcopy__(self, memo: object) -> Gate:
-        return self  # a snapshot does not hold back threads
-
-    def __enter__(self) -> Self:
-        self._lock.acquire()
-        self._depth += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            while self._rung and self._depth == 1:
-                rung, self._rung = self._rung, []
-                for sock in dict.fromkeys(rung):
-                    for watcher in tuple(sock.watchers) if sock.readable else ():
-                        watcher()
-        finally:
-            self._depth -= 1
-            self._lock.release()
-
-    def ring(self, sock: Sock) -> None:
-        """Something has come to a socket: tell those who watch it when the machine is at rest."""
-        self._rung.append(sock)
-
-    def notify(self) -> None:
-        """Something has changed that threads in `wait` may be waiting for."""
-        if self.waiting:
-            self._changed.notify_all()
-
-    def wait(self, why: Callable[[], str]) -> None:
-        """Let others in until something changes. Where nobody else is expected, raises `Idle` instead, which tells ``why``."""
-        if self.when_idle == "raise":
-            raise Idle(why())
-        depth, self._depth = self._depth, 0
-        self.waiting += 1
-        try:
-            self._changed.wait()
-        finally:
-            self.waiting -= 1
-            self._depth = depth
-
-
-class Outside(list[T]):
-    """A list of things that do not belong to the machine but to its user: a snapshot leaves them alone."""
-
-    def __deepcopy__(self, memo: object) -> Outside[T]:
-        return self
-
-
-#: A datagram in a receive queue: its bytes, what it is charged with, the sender's port, the group it was sent to (or 0), and
-#: the process that sent it (None: the kernel).
-Waiting = tuple[bytes, int, int, int, Process | None]
-
-
-class Sock:
-    """A socket as the kernel knows it (`struct netlink_sock`). Descriptors of it are `FakeSocket`."""
-
-    __slots__ = (
-        "bound",
-        "charged",
-        "congested",
-        "connected",
-        "descriptors",
-        "drops",
-        "error",
-        "filter",
-        "groups",
-        "groups_known",
-        "inode",
-        "opener",
-        "options",
-        "passcred",
-        "peer_group",
-        "peer_port",
-        "port",
-        "queue",
-        "rcvbuf",
-        "sndbuf",
-        "table",
-        "type",
-        "watchers",
-    )
-
-    def __init__(self, table: SocketTable, type: int, inode: int) -> None:  # noqa: A002
-        self.table = table
-        self.type = type
-        self.inode = inode
-        self.opener = table.current
-        #: open descriptors of it
-        self.descriptors: Outside[FakeSocket] = Outside()
-        self.bound = False
-        self.port = 0
-        #: mask of the multicast groups it has joined
-        self.groups = 0
-        #: a list of groups was allocated, which LIST_MEMBERSHIPS shows
-        self.groups_known = False
-        self.connected = False
-        self.peer_port = 0
-        self.peer_group = 0
-        self.rcvbuf = table.sysctls["net.core.rmem_default"]
-        self.sndbuf = table.sysctls["net.core.wmem_default"]
-        #: the truesizes of what is in the queue
-        self.charged = 0
-        self.drops = 0
-        #: to be told by the next receive call (``sk_err``)
-        self.error: Errno | None = None
-        #: after an overrun nothing is taken any more until the queue has been read empty
-        self.congested = False
-        self.queue: deque[Waiting] = deque()
-        #: NETLINK_* switches that are on
-        self.options: set[int] = set()
-        self.passcred = False
-        self.filter: bpf.Program | None = None
-        #: functions to call when it has become readable
-        self.watchers: Outside[Callable[[], None]] = Outside()
-
-    @property
-    def readable(self) -> bool:
-        """A receive call would not wait."""
-        return bool(self.queue) or self.error is not None
-
-    # ------------------------------------------------------------------------------------------------------- what arrives
-
-    def filtered(self, data: bytes) -> bytes:
-        """What the socket's filter leaves of a datagram; b"" rejects it (`sk_filter`)."""
-        return data if self.filter is None else data[: bpf.run(self.filter, data)]
-
-    def admit(self, data: bytes, truesize: int, port: int = 0, group: int = 0, sender: Process | None = None) -> bool:
-        """Put a datagram into the queue, if there is room (`netlink_attachskb`)."""
-        charged = self.charged
-        if self.congested:
-            return False
-        if self.table.profile.strict_admission:
-            if charged and charged + truesize > self.rcvbuf:
-                return False
-        elif charged > self.rcvbuf:
-            return False
-        self.queue.append((data, truesize, port, group, sender))
-        self.charged = charged + truesize
-        self._ring()
-        return True
-
-    def overrun(self) -> None:
-        """A datagram was lost (`netlink_overrun`)."""
-        self.drops += 1
-        if not self.congested and _NO_ENOBUFS not in self.options:
-            self.congested = True
-            self.error = Errno.ENOBUFS
-            self._ring()
-
-    def _ring(self) -> None:
-        gate = self.table.gate
-        if self.watchers:
-            gate.ring(self)
-        gate.notify()
-
-    # ----------------------------------------------------------------------------------------------------- what is received
-
-    def receive(self, peek: bool = False) -> Waiting | None:
-        """The next datagram, or None where there is none. Raises OSError for a pending error, which goes before all data."""
-        if self.error is not None:
-            raise self.take_error()
-        queue = self.queue
-        if not queue:
-            self.congested = False
-            return None
-        if peek:
-            return queue[0]
-        waiting = queue.popleft()
-        self.charged -= waiting[1]
-        self._emptied()
-        return waiting
-
-    def receive_many(self, limit: int) -> list[Waiting]:
-        """Up to ``limit`` datagrams. Raises OSError for a pending error."""
-        if self.error is not None:
-            raise self.take_error()
-        queue = self.queue
-        if len(queue) <= limit:
-            many = list(queue)
-            queue.clear()
-            self.charged = 0
-        else:
-            many = [queue.popleft() for _ in range(limit)]
-            self.charged -= sum(waiting[1] for waiting in many)
-        self._emptied()
-        return many
-
-    def take_error(self) -> OSError:
-        """The pending error, which is forgotten by this."""
-        error = self.error
-        assert error is not None
-        self.error = None
-        self._emptied()
-        return error.error()
-
-    def _emptied(self) -> None:
-        """`netlink_rcv_wake`."""
-        if not self.queue:
-            self.congested = False
-        self.table.gate.notify()
-
-    # ------------------------------------------------------------------------------------------------------------ addresses
-
-    def bind(self, port: int, groups: int) -> None:
-        """`netlink_bind`."""
-        if groups:
-            self._need_admin()
-            self.groups_known = True
-        if self.bound:
-            if port != self.port:
-                raise Errno.EINVAL.error()
-        elif port:
-            self.table.insert(self, port)
-        else:
-            self.table.autobind(self)
-        self.groups = groups
-
-    def connect(self, port: int, groups: int) -> None:
-        """`netlink_connect`."""
-        if port or groups:
-            self._need_admin()
-        if not self.bound:
-            self.table.autobind(self)
-        self.connected = True
-        self.peer_port = port
-        self.peer_group = _lowest(groups)
-
-    def _need_admin(self) -> None:
-        """`netlink_allowed`."""
-        if Capability.NET_ADMIN not in self.table.current.capabilities:
-            raise Errno.EPERM.error()
-
-    # -------------------------------------------------------------------------------------------------------------- sending
-
-    def send(self, data: bytes, address: Address | None = None, flags: int = 0) -> Callable[[], int | None]:
-        """The first half of `netlink_sendmsg`: what can be refused is refused, and group members have got their copies.
-
-        Returns the second half, the delivery to one port: it gives the number of bytes, or None while the receiver has no room.
-        """
-        table = self.table
-        if flags & MSG_OOB:
-            raise Errno.EOPNOTSUPP.error()
-        if not data:
-            raise Errno.ENODATA.error()
-        if address is None:
-            port, group = self.peer_port, self.peer_group
-        else:
-            port, group = address[0], _lowest(address[1])
-            if port or group:
-                self._need_admin()
-        if not self.bound:
-            table.autobind(self)
-        if len(data) > self.sndbuf - 32:
-            raise Errno.EMSGSIZE.error()
-        if group:
-            table.multicast(data, group, table.profile.user_truesize(len(data), multicast=True), sender=self, but=port)
-        return lambda: self._unicast(data, port, group, address is not None)
-
-    def _unicast(self, data: bytes, port: int, group: int, addressed: bool) -> int | None:
-        """`netlink_unicast`."""
-        table = self.table
-        if port == 0:
-            table.input(self, data, addressed)
-            return len(data)
-        receiver = table.ports.get(port)
-        if receiver is None or (receiver.connected and receiver.peer_port != self.port):
-            raise Errno.ECONNREFUSED.error()
-        kept = receiver.filtered(data)
-        truesize = table.profile.user_truesize(len(data), multicast=bool(group))
-        if kept and not receiver.admit(kept, truesize, self.port, group, table.current):
-            return None
-        return len(data)
-
-    # -------------------------------------------------------------------------------------------------------------- options
-
-    def set_option(self, level: int, option: int, value: int) -> None:
-        """setsockopt(2) for what is a number."""
-        if level == SOL_NETLINK:
-            self._set_netlink(option, value & 0xFFFFFFFF)
-        elif level == SOL_SOCKET:
-            self._set_socket(option, value)
-        else:
-            raise Errno.ENOPROTOOPT.error()
-
-    def _set_netlink(self, option: int, value: int) -> None:
-        if option in (SocketOption.ADD_MEMBERSHIP, SocketOption.DROP_MEMBERSHIP):
-            self._need_admin()
-            self.groups_known = True
-            if not 0 < value <= GROUPS:
-                raise Errno.EINVAL.error()
-            bit = 1 << (value - 1)
-            self.groups = self.groups | bit if option == SocketOption.ADD_MEMBERSHIP else self.groups & ~bit
-        elif option in _SWITCHES:
-            if option == _LISTEN_ALL_NSID and Capability.NET_BROADCAST not in self.table.current.capabilities:
-                raise Errno.EPERM.error()
-            if not value:
-                self.options.discard(option)
-                return
-            self.options.add(option)
-            if option == _NO_ENOBUFS:
-                self.congested = False
-        else:
-            raise Errno.ENOPROTOOPT.error()
-
-    def _set_socket(self, option: int, value: int) -> None:
-        sysctls = self.table.sysctls
-        if option in (SO_RCVBUFFORCE, SO_SNDBUFFORCE):
-            self._need_admin()
-            size = max(value, 0)
-        else:
-            size = value & 0xFFFFFFFF  # a negative size is a very large one
-        if option in (SO_RCVBUF, SO_RCVBUFFORCE):
-            limit = sysctls["net.core.rmem_max"] if option == SO_RCVBUF else 0x3FFFFFFF
-            self.rcvbuf = max(2 * min(size, limit, 0x3FFFFFFF), _MIN_RCVBUF)
-        elif option in (SO_SNDBUF, SO_SNDBUFFORCE):
-            limit = sysctls["net.core.wmem_max"] if option == SO_SNDBUF else 0x3FFFFFFF
-            self.sndbuf = max(2 * min(size, limit, 0x3FFFFFFF), _MIN_SNDBUF)
-        elif option == SO_PASSCRED:
-            self.passcred = bool(value)
-        elif option == SO_DETACH_FILTER:
-            if self.filter is None:
-                raise Errno.ENOENT.error()
-            self.filter = None
-        else:
-            raise Errno.ENOPROTOOPT.error()
-
-    def get_option(self, level: int, option: int, room: int) -> bytes:
-        """getsockopt(2): the bytes that come back into a buffer of ``room`` bytes."""
-        if level == SOL_NETLINK:
-            if option == SocketOption.LIST_MEMBERSHIPS:
-                # the length tells what would be needed, whatever was written
-                return _u32.pack(self.groups if room >= 4 else 0) if self.groups_known else b""
-            hidden = option == _LISTEN_ALL_NSID and not self.table.profile.listen_all_nsid_readable
-            if option not in _SWITCHES or hidden:
-                raise Errno.ENOPROTOOPT.error()
-            if room < 4:
-                raise Errno.EINVAL.error()
-            return _int.pack(option in self.options)
-        if level == SOL_SOCKET:
-            return self._get_socket(option)[:room]
-        raise Errno.ENOPROTOOPT.error()
-
-    def _get_socket(self, option: int) -> bytes:
-        if option == SO_MEMINFO:
-            return struct.pack("=9I", self.charged, self.rcvbuf, 0, self.sndbuf, 0, 0, 0, 0, self.drops)
-        if option == SO_ERROR:
-            error, self.error = self.error, None
-            return _int.pack(error or 0)
-        plain = {
-            SO_TYPE: self.type,
-            SO_DOMAIN: AF_NETLINK,
-            SO_PROTOCOL: NETLINK_NETFILTER,
-            SO_RCVBUF: self.rcvbuf,
-            SO_SNDBUF: self.sndbuf,
-            SO_PASSCRED: self.passcred,
-        }
-        if option not in plain:
-            raise Errno.ENOPROTOOPT.error()
-        return _int.pack(plain[option])
-
-    def __repr__(self) -> str:
-        return f"<Sock {self.port}, {len(self.queue)} waiting>"
-
-
-def _lowest(groups: int) -> int:
-    """The group of the lowest bit set; 0 where none is."""
-    return (groups & -groups).bit_length()
-
-
-class SocketTable:
-    """All NETLINK_NETFILTER sockets of one network namespace (`nl_table`)."""
-
-    __slots__ = ("_draw", "_inode", "clock", "current", "gate", "input", "ports", "profile", "released", "sockets", "sysctls")
-
-    def __init__(self, gate: Gate, clock: Clock, profile: Profile, process: Process, sysctls: dict[str, int]) -> None:
-        self.gate = gate
-        self.clock = clock
-        self.profile = profile
-        #: the process that makes the calls
-        self.current = process
-        self.sysctls = sysctls
-        for name, size in (("rmem", profile.rmem_max), ("wmem", profile.wmem_max)):
-            sysctls[f"net.core.{name}_max"] = size
-            sysctls[f"net.core.{name}_default"] = 212992
-        #: all that are open, bound or not
-        self.sockets: list[Sock] = []
-        #: those that are bound, by port
-        self.ports: dict[int, Sock] = {}
-        #: what the kernel does with a datagram: (socket it came from, bytes, whether the sender named an address)
-        self.input: Callable[[Sock, bytes, bool], None] = _nobody_listens
-        #: called with the port of each bound socket that goes away
-        self.released: list[Callable[[int], None]] = []
-        self._draw = 0
-        self._inode = 1
-
-    def create(self, type: int) -> Sock:  # noqa: A002
-        """A new socket, opened by the current process."""
-        self._inode += 1
-        sock = Sock(self, type, self._inode)
-        self.sockets.append(sock)
-        return sock
-
-    def insert(self, sock: Sock, port: int) -> None:
-        """Give a socket its port. Raises OSError (EADDRINUSE)."""
-        sock.port = port  # even if it is refused: getsockname shows it from now on (`netlink_insert`)
-        if port in self.ports:
-            raise Errno.EADDRINUSE.error()
-        self.ports[port] = sock
-        sock.bound = True
-
-    def autobind(self, sock: Sock) -> None:
-        """Give it the number of the process or, if that is taken, the next free one below a number drawn in the upper half."""
-        port = self.current.pid
-        if port in self.ports:
-            # the kernel draws at random; here each draw follows from the one before
-            self._draw = (self._draw * 1103515245 + 12345) & 0x7FFFFFFF
-            port = _PORTS[self._draw % len(_PORTS)]
-            while port in self.ports:
-                port = port - 1 if port > _PORTS.start else _PORTS[-1]
-        self.insert(sock, port)
-
-    def release(self, sock: Sock) -> None:
-        """The last descriptor of a socket was closed (`netlink_release`)."""
-        self.sockets.remove(sock)
-        sock.queue.clear()
-        sock.charged = 0
-        if sock.bound:
-            del self.ports[sock.port]
-            for callback in self.released:
-                callback(sock.port)
-
-    def unicast(self, port: int, data: bytes, truesize: int) -> bool:
-        """The kernel sends a datagram to a port (`nfnetlink_unicast`). False: nobody is there for it, or there was no room."""
-        sock = self.ports.get(port)
-        if sock is None or (sock.connected and sock.peer_port):
-            return False
-        if sock.filter is not None:
-            data = sock.filtered(data)
-            if not data:
-                return True  # the sender never learns
-        if sock.admit(data, truesize):
-            return True
-        sock.overrun()
-        return False
-
-    def multicast(self, data: bytes, group: int, truesize: int, *, sender: Sock | None = None, but: int = 0) -> None:
-        """Send to the members of a group, but not to the sender, nor to port ``but`` (`netlink_broadcast`)."""
-        port, process = (sender.port, self.current) if sender else (0, None)
-        for sock in self.sockets:
-            if not sock.groups >> (group - 1) & 1 or sock is sender or sock.port == but:
-                continue
-            kept = sock.filtered(data)
-            if kept and not sock.admit(kept, truesize, port, group, process):
-                sock.overrun()
-
-    def proc(self) -> str:
-        """``/proc/net/netlink``. Addresses of sockets are hidden, as they are from the unprivileged."""
-        lines = ["sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n"]
-        rows = [(0, 0, 0, 0, 1)]  # the kernel's own
-        rows += [(sock.port, sock.groups, sock.charged, sock.drops, sock.inode) for sock in self.ports.values()]
-        for port, groups, charged, drops, inode in rows:
-            lines.append(
-                f"{0:016x} {NETLINK_NETFILTER:<3d} {port:<10d} {groups:08x} {charged:<8d} {0:<8d} {0:<5d} {2:<8d} "
-                f"{drops:<8d} {inode:<8d}\n"
-            )
-        return "".join(lines)
-
-
-def _nobody_listens(sock: Sock, data: bytes, addressed: bool) -> None:
-    raise Errno.ECONNREFUSED.error()
 
 
 class FakeSocket:
@@ -666,7 +119,7 @@ class FakeSocket:
     def getpeername(self) -> Address:
         """What `connect` remembered, of the groups only the lowest."""
         with self._gate:
-            return self.sock.peer_port, _mask(self.sock.peer_group)
+            return self.sock.peer_port, group_mask(self.sock.peer_group)
 
     # ------------------------------------------------------------------------------------------------- what netlink has not
 
@@ -716,7 +169,7 @@ class FakeSocket:
     def recvfrom(self, size: int, flags: int = 0) -> tuple[bytes, Address]:
         """`recv` and the sender's address."""
         data, _, port, group, _ = self._receive(flags)
-        return data[:size].ljust(len(data) if flags & MSG_TRUNC else 0, b"\0"), (port, _mask(group))
+        return data[:size].ljust(len(data) if flags & MSG_TRUNC else 0, b"\0"), (port, group_mask(group))
 
     def recv_into(self, buffer: Buffer, size: int = 0, flags: int = 0) -> int:
         """Into a buffer; the number of bytes, or with MSG_TRUNC the true length of the datagram."""
@@ -733,10 +186,10 @@ class FakeSocket:
             waiting = self._receive(flags)
             sock = self.sock
         data, _, port, group, _ = waiting
-        control, facts = _control(sock, waiting, ancillary)
+        control, facts = control_messages(sock, waiting, ancillary)
         if len(data) > size:
             facts |= MSG_TRUNC
-        return data[:size], control, facts, (port, _mask(group))
+        return data[:size], control, facts, (port, group_mask(group))
 
     def _receive(self, flags: int) -> Waiting:
         if flags & MSG_OOB:
@@ -813,7 +266,7 @@ class FakeSocket:
             else:
                 data = bytes(cast("Buffer", value))
                 if len(data) >= 4:
-                    (number,) = _int.unpack_from(data)
+                    number = int.from_bytes(data[:4], NATIVE.name, signed=True)
                 elif level == SOL_NETLINK:
                     number = 0
                 else:
@@ -825,19 +278,12 @@ class FakeSocket:
         """An int, or with ``size`` up to as many bytes. Raises OSError (ENOPROTOOPT, EINVAL)."""
         with self._gate:
             data = self.sock.get_option(level, option, size or 4)
-        return data if size else int.from_bytes(data, _int_order, signed=True)
-
-
-_int_order: Literal["little", "big"] = "little" if _int.pack(1)[0] else "big"
+        return data if size else int.from_bytes(data, NATIVE.name, signed=True)
 
 
 def _numbers(address: Address) -> Address:
     port, groups = address
     return port & 0xFFFFFFFF, groups & 0xFFFFFFFF
-
-
-def _mask(group: int) -> int:
-    return 1 << (group - 1) if group else 0
 
 
 def _instructions(value: Buffer | Sequence[bpf.Instruction]) -> Sequence[bpf.Instruction]:
@@ -847,24 +293,3 @@ def _instructions(value: Buffer | Sequence[bpf.Instruction]) -> Sequence[bpf.Ins
     if len(data) % _instruction.size:
         raise Errno.EINVAL.error()
     return cast("list[bpf.Instruction]", list(_instruction.iter_unpack(data)))
-
-
-def _control(sock: Sock, waiting: Waiting, room: int) -> tuple[list[Control], int]:
-    """The control messages of a datagram that fit, and MSG_CTRUNC if not all do (`put_cmsg`)."""
-    _, _, _, group, sender = waiting
-    wanted: list[Control] = []
-    if _PKTINFO in sock.options:
-        wanted.append((SOL_NETLINK, _PKTINFO, _u32.pack(group)))
-    if sock.passcred:
-        ids = (sender.pid, sender.uid, sender.gid) if sender else (0, 0, 0)
-        wanted.append((SOL_SOCKET, SCM_CREDENTIALS, _credentials.pack(*ids)))
-    control: list[Control] = []
-    flags = 0
-    for level, type_, data in wanted:
-        fitting = min(room, 16 + len(data))
-        if fitting < 16 + len(data):
-            flags = MSG_CTRUNC
-        if fitting >= 16:
-            control.append((level, type_, data[: fitting - 16]))
-            room -= min(room, (16 + len(data) + 7) & ~7)
-    return control, flags

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nfnl.errors import OverrunError, TransportClosed
-from nfnl.sim.socket import (
-    MSG_DONTWAIT,
-    SO_ATTACH_FILTER,
-    SO_DETACH_FILTER,
-    SO_RCVBUF,
-    SO_RCVBUFFORCE,
-    SOL_SOCKET,
-    FakeSocket,
-    Gate,
-    Sock,
-)
+from nfnl.sim.af_netlink import MSG_DONTWAIT, SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_RCVBUF, SO_RCVBUFFORCE, SOL_SOCKET, Sock
+from nfnl.sim.gate import Gate
+from nfnl.sim.socket import FakeSocket
 from nfnl.transport.base import SocketOptions, Wait
 from nfnl.wire.constants import SOL_NETLINK, SocketOption
 from nfnl.wire.datagram import AttachFilter, Datagram, JoinGroup, LeaveGroup, SetOption, SetReceiveBuffer, SocketRequest

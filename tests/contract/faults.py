@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from nfnl.sim import netlink, nfnetlink
+from nfnl.sim.af_netlink import Sock, SocketTable
 from nfnl.sim.errnos import Errno
 from nfnl.sim.profile import Profile
-from nfnl.sim.socket import Sock, SocketTable
 
 
 @dataclass(frozen=True)

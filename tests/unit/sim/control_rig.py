@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from nfnl.sim.af_netlink import MSG_DONTWAIT, SOCK_RAW, Capability, Process, SocketTable
 from nfnl.sim.clock import Clock
+from nfnl.sim.gate import Gate
 from nfnl.sim.hooks import HOOK_NAMES, QUEUE, HookTable
 from nfnl.sim.journey import Fate, Journey
 from nfnl.sim.nfnetlink import Nfnetlink
@@ -10,7 +12,7 @@ from nfnl.sim.profile import Profile
 from nfnl.sim.queue import QueueSubsystem
 from nfnl.sim.queueing import QueueTable
 from nfnl.sim.skb import IPV4, IPV6, Checksum, Device, Owner, Skb
-from nfnl.sim.socket import MSG_DONTWAIT, SOCK_RAW, Capability, FakeSocket, Gate, Process, SocketTable
+from nfnl.sim.socket import FakeSocket
 from nfnl.subsys.queue import Command, Config, ConfigCommand, CopyMode, Packet, Params, SkbInfo, VerdictHeader, VerdictMessage
 from nfnl.wire.codec import decode
 from nfnl.wire.constants import NlmsgFlag

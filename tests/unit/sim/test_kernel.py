@@ -10,9 +10,9 @@ import pytest
 
 from nfnl.errors import OverrunError, TransportClosed
 from nfnl.sim import NOT_MODELLED, Capability, FakeKernel, FakeSocket, FakeTransport, Fate, Idle
+from nfnl.sim.af_netlink import SO_RCVBUF, SOL_SOCKET
 from nfnl.sim.queueing import COPY_PACKET
 from nfnl.sim.skb import checksum
-from nfnl.sim.socket import SO_RCVBUF, SOL_SOCKET
 from nfnl.subsys.queue import Command, Config, ConfigCommand, CopyMode, Packet, Params, QueueFlag
 from nfnl.transport.base import Kernel, SocketOptions, Transport, Wait
 from nfnl.wire.codec import decode

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from nfnl.sim.af_netlink import Sock
 from nfnl.sim.errnos import Errno
 from nfnl.sim.netlink import Refusal, Request, acknowledge, walk
-from nfnl.sim.socket import Sock
 from nfnl.subsys.queue import Command, Config
 from nfnl.wire.codec import decode
 from nfnl.wire.constants import SOL_NETLINK, SocketOption

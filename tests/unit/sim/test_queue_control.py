@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nfnl.sim.af_netlink import SO_RCVBUF, SOL_SOCKET
 from nfnl.sim.errnos import Errno
 from nfnl.sim.hooks import ACCEPT, DROP, FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING, QUEUE, QUEUE_BYPASS, REPEAT, STOP
 from nfnl.sim.journey import Fate, Journey
@@ -16,7 +17,7 @@ from nfnl.sim.profile import PROFILES
 from nfnl.sim.queue import packet_message
 from nfnl.sim.queueing import COPY_META, COPY_NONE, COPY_PACKET, FAIL_OPEN, MAX_COPY_RANGE, UID_GID, Queue, QueuedEntry
 from nfnl.sim.skb import IPV4, IPV6, Checksum, Device, Owner, Skb
-from nfnl.sim.socket import SO_RCVBUF, SOL_SOCKET, FakeSocket
+from nfnl.sim.socket import FakeSocket
 from nfnl.subsys.queue import (
     Command,
     Config,

@@ -9,10 +9,7 @@ from threading import Event, Thread
 
 import pytest
 
-from nfnl.sim.clock import Clock
-from nfnl.sim.errnos import Errno
-from nfnl.sim.profile import PROFILES, Profile
-from nfnl.sim.socket import (
+from nfnl.sim.af_netlink import (
     MSG_DONTWAIT,
     MSG_PEEK,
     MSG_TRUNC,
@@ -26,11 +23,13 @@ from nfnl.sim.socket import (
     SOCK_RAW,
     SOL_SOCKET,
     Address,
-    FakeSocket,
-    Gate,
-    Idle,
     SocketTable,
 )
+from nfnl.sim.clock import Clock
+from nfnl.sim.errnos import Errno
+from nfnl.sim.gate import Gate, Idle
+from nfnl.sim.profile import PROFILES, Profile
+from nfnl.sim.socket import FakeSocket
 from nfnl.wire.constants import SOL_NETLINK, SocketOption
 from tests.unit.sim.control_rig import NOBODY, ROOT
 
