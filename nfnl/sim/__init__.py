@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from nfnl.sim.af_netlink import Capability
 from nfnl.sim.gate import Idle
+from nfnl.sim.iptables import IptablesError
 from nfnl.sim.journey import Fate, Journey, Step
 from nfnl.sim.kernel import NOT_MODELLED, FakeKernel, Snapshot
 from nfnl.sim.profile import PROFILES, Profile
-from nfnl.sim.skb import Link
+from nfnl.sim.skb import Link, NotModelled
 from nfnl.sim.socket import FakeSocket
 from nfnl.sim.transport import FakeTransport
 
@@ -20,8 +21,10 @@ __all__ = [
     "FakeTransport",
     "Fate",
     "Idle",
+    "IptablesError",
     "Journey",
     "Link",
+    "NotModelled",
     "Profile",
     "Snapshot",
     "Step",
