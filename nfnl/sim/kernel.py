@@ -271,7 +271,9 @@ class FakeKernel:
     def _undecided(self) -> str:
         """Which packets wait for a verdict."""
         held = [
-            f"queue {queue.number} (port {queue.owner}): {len(queue)}" for queue in self._world.queues.queues() if queue.entries
+            f"queue {queue.number} (port {queue.owner}): {len(queue.entries)}"
+            for queue in self._world.queues.queues()
+            if queue.entries
         ]
         return f"packets that wait for a verdict: {', '.join(held)}" if held else ""
 

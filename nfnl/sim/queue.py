@@ -285,7 +285,7 @@ class QueueSubsystem:
     def _proc(self) -> str:
         """``/proc/net/netfilter/nfnetlink_queue``."""
         return "".join(
-            f"{queue.number:5d} {queue.owner:6d} {len(queue):5d} {queue.copy_mode:1d} {queue.copy_range:5d} "
+            f"{queue.number:5d} {queue.owner:6d} {len(queue.entries):5d} {queue.copy_mode:1d} {queue.copy_range:5d} "
             f"{queue.dropped:5d} {queue.user_dropped:5d} {queue.last_id:8d} {1:2d}\n"
             for queue in self._queues.queues()
         )
