@@ -20,6 +20,7 @@ DATA_PLANE = [
     "journey",
     "skb",
     "exthdrs",
+    "defrag",
     "hooks",
     "rules",
     "routing",
@@ -43,7 +44,9 @@ ALLOWED: dict[str, list[str]] = {
     "nfnl._handles": ["nfnl.session.", "nfnl.subsys.", "nfnl.wire.constants", "nfnl.errors", "nfnl._door"],
     "nfnl._door": ["nfnl.session.", "nfnl.transport.", "nfnl.subsys.", "nfnl.errors", "nfnl._pump", "nfnl._handles"],
     "nfnl.sync": ["nfnl.session.", "nfnl.transport.", "nfnl.errors", "nfnl._door", "nfnl._handles"],
-    "nfnl.aio": ["nfnl.session.", "nfnl.transport.", "nfnl.errors", "nfnl._door", "nfnl._handles"],
+    "nfnl._async": ["nfnl.session.", "nfnl.transport.", "nfnl.errors", "nfnl._door", "nfnl._handles"],
+    "nfnl.aio": ["nfnl.session.", "nfnl.transport.", "nfnl.errors", "nfnl._door", "nfnl._async"],
+    "nfnl.trio": ["nfnl.session.", "nfnl.transport.", "nfnl.errors", "nfnl._door", "nfnl._async"],
     "nfnl.__init__": [
         "nfnl.errors",
         "nfnl.wire.",
@@ -74,6 +77,7 @@ WORLDLY: dict[str, set[str]] = {
     "nfnl.transport.linux": WORLD,  # the one place
     "nfnl.sync": {"threading"},  # to know whose loop it is
     "nfnl.aio": {"asyncio"},
+    "nfnl.trio": {"trio"},
     "nfnl.sim.gate": {"threading"},  # the one lock
     "nfnl.testing.": WORLD,
     "nfnl.cli.": WORLD,

@@ -7,7 +7,10 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import trio
+
 import nfnl
+import nfnl.trio
 from nfnl import aio
 from nfnl._door import QueueDoor
 
@@ -45,7 +48,18 @@ def asynchronous(kernel: Any, handler: Handler, *, meanwhile: Callable[[QueueDoo
     asyncio.run(main())
 
 
-DRIVERS: dict[str, Driver] = {"sync": sync, "asyncio": asynchronous}
+def with_trio(kernel: Any, handler: Handler, *, meanwhile: Callable[[QueueDoor], object] = nothing, **options: Any) -> None:
+    async def main() -> None:
+        async with nfnl.trio.open_queue(0, kernel=kernel, **options) as queue:
+            meanwhile(queue)
+            async for packet in queue:
+                handler(packet, queue)
+                del packet
+
+    trio.run(main)
+
+
+DRIVERS: dict[str, Driver] = {"sync": sync, "asyncio": asynchronous, "trio": with_trio}
 
 
 def until(count: int, handler: Handler) -> Handler:

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import trio
 from scapy.layers.inet import ICMP, IP, UDP
 
 import nfnl
+import nfnl.trio
 from nfnl import aio
 from nfnl._door import QueueDoor
 from nfnl.sim import FakeKernel, Idle, Journey
@@ -231,6 +233,45 @@ def test_close_from_another_task_ends_an_asyncio_loop(kernel: Any) -> None:
         return await asyncio.wait_for(task, PATIENCE)
 
     assert asyncio.run(main()) == "ended"
+
+
+def test_close_from_another_task_ends_a_trio_loop(kernel: Any) -> None:
+    async def main() -> str:
+        queue = nfnl.trio.open_queue(0, kernel=kernel)
+        handled = trio.Event()
+        outcome = []
+
+        async def loop() -> None:
+            async for packet in queue:
+                packet.accept()
+                handled.set()
+            outcome.append("ended")
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(loop)
+                await trio.lowlevel.checkpoint()
+                kernel.receive(datagram())
+                await handled.wait()
+                queue.close()
+        return outcome[0]
+
+    assert trio.run(main) == "ended"
+
+
+def test_a_verdict_leaves_while_the_trio_handler_awaits(kernel: Any) -> None:
+    async def main() -> None:
+        with trio.fail_after(PATIENCE):
+            async with nfnl.trio.open_queue(0, kernel=kernel) as queue:
+                journeys = [kernel.receive(datagram()) for _ in range(2)]
+                async for packet in queue:
+                    packet.accept()
+                    if packet.id == 2:
+                        while not journeys[0].delivered:
+                            await trio.lowlevel.checkpoint()
+                        return
+
+    trio.run(main)
 
 
 def test_cancelling_the_task_of_an_asyncio_loop_leaves_the_queue_usable(kernel: Any) -> None:
