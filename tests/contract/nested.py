@@ -51,7 +51,8 @@ class Contract:
 def run(*options: str, wanted: Wanted = lambda node, kernel, rules: True) -> Contract:
     """Run the contract in this process, or a part of it. What is monkeypatched out there is monkeypatched in it."""
     contract = Contract(wanted)
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(out):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out, redirect_stderr(out):
+        patch.delenv("PYTEST_ADDOPTS", raising=False)  # options of the outer run, such as where to write a report
         code = pytest.main([str(Path(__file__).parent), "-q", "-p", "no:cacheprovider", *options], plugins=[contract])
     contract.output = out.getvalue()
     assert code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), contract.output

@@ -290,17 +290,20 @@ def small_head(client: Client) -> int:
     return 0 if head in (512, 1024) else head
 
 
-def truesize(alloc: int, used: int, *, small_head: int) -> int:
-    """What a message costs for which ``alloc`` bytes were asked and ``used`` written, on x86-64 (256: struct sk_buff)."""
+def truesize(alloc: int, used: int, *, small_head: int, paged: int = 0) -> int:
+    """What a message costs for which ``alloc`` bytes were asked and ``used`` written, on x86-64 (256: struct sk_buff).
+
+    ``paged`` bytes more hang at it in pages.
+    """
 
     def head(size: int) -> int:
         need = ((size + 63) & ~63) + 320  # struct skb_shared_info
         return small_head if need <= small_head else 1 << (need - 1).bit_length()
 
     taken = head(alloc)
-    if (taken - 320 - used) * 2 >= taken + 256:  # netlink_trim: half of it would be air
+    if (taken - 320 - used) * 2 >= taken + 256 + paged:  # netlink_trim: half of it would be air
         taken = head(used)
-    return taken + 256
+    return taken + 256 + paged
 
 
 # ---------------------------------------------------------------------------------------------------------------------- queues
@@ -336,6 +339,11 @@ def queue_row(kernel: KernelUnderTest, queue: int = 1) -> QueueRow:
     return row
 
 
+def settings(queue: int = 1, **fields: Any) -> bytes:
+    """A well-formed NFQNL_MSG_CONFIG, like `config`; ``flags`` are those of the queue."""
+    return bytes(Config(res_id=queue, nlmsg_flags=REQUEST | ACK, nlmsg_seq=1, **fields))
+
+
 def verdict(queue: int, packet_id: int, word: int, *, flags: int = REQUEST | ACK, seq: int = 1, **fields: Any) -> bytes:
     """A well-formed NFQNL_MSG_VERDICT."""
     header = VerdictHeader(word, packet_id)
@@ -361,7 +369,7 @@ class Listener(Client):
 
     def configure(self, **fields: Any) -> None:
         """Change something about the queue."""
-        assert self.request(config(self.queue, **fields)) == "ACK"
+        assert self.request(settings(self.queue, **fields)) == "ACK"
 
     def request(self, datagram: bytes) -> str:
         """Send a datagram, put aside the packets that come of it, and give the answer; ``""`` for silence."""
