@@ -14,7 +14,7 @@ from nfnl.sim.netlink import Refusal, Request
 from nfnl.sim.nfnetlink import Attributes, Nfnetlink, Operation, ProcFile
 from nfnl.sim.profile import Profile
 from nfnl.sim.queueing import CONNTRACK, COPY_PACKET, MAX_COPY_RANGE, UID_GID, Queue, QueuedEntry, QueueTable
-from nfnl.sim.skb import UDP, Skb
+from nfnl.sim.skb import IPV4, IPV6, UDP, Skb
 from nfnl.subsys.queue import Config, ConfigCommand, CopyMode, Packet, QueueFlag, VerdictBatch, VerdictMessage
 from nfnl.wire.constants import NLA_F_NESTED, NLA_HDRLEN, SubsystemId
 from nfnl.wire.declare import Attr, Message
@@ -130,14 +130,16 @@ def packet_message(queue: Queue, entry: QueuedEntry, *, priority: bool = True) -
     return _pack_message(16 + len(body), _PACKET, 0, 0, 0) + body
 
 
-#: From this size on UDP puts the data of a packet into pages, behind a linear part of its headers (SKB_MAX_ALLOC).
+#: From this size on, with the room that is kept for other headers, UDP puts the data of a packet into pages, behind a linear part
+#: of its headers (SKB_MAX_ALLOC; ``alloc_extra`` in `__ip_append_data`, `__ip6_append_data`).
 _PAGED_FROM = (4096 << 2) - 320
+_ROOM_KEPT = {IPV4: 31, IPV6: 24}
 
 
 def _linear(skb: Skb, copied: int) -> int:
     """How many of the first ``copied`` bytes of a packet lie in its linear part."""
     headers = skb.csum_start + 8
-    if len(skb.data) + 32 < _PAGED_FROM or not skb.csum_start or (skb.ip or skb.parse())[2] != UDP:
+    if len(skb.data) + _ROOM_KEPT[skb.family] < _PAGED_FROM or not skb.csum_start or (skb.ip or skb.parse())[2] != UDP:
         return copied
     return min(headers, copied)
 
