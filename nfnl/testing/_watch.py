@@ -100,20 +100,22 @@ class QueueState(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The rules of a namespace as iptables-save prints them: (family, table, chain) -> policy, rules."""
+    """The rules of a namespace and a family."""
 
-    chains: Mapping[tuple[int, str, str], tuple[str, list[str]]]
-    #: for iptables-nft: (family, table, chain, handle) -> place in the chain, from 0
-    handles: Mapping[tuple[int, str, str, int], int]
+    #: as iptables-save prints them: (table, chain) -> policy, rules
+    chains: Mapping[tuple[str, str], tuple[str, list[str]]]
+    #: for iptables-nft: (table, chain, handle) -> place in the chain, from 0
+    handles: Mapping[tuple[str, str, int], int]
 
 
 class Watch:
     """Follows every packet of one namespace.
 
-    ``sock`` receives the reports; ``rules`` tells what rules there are; ``refresh`` is called when an unfinished journey is asked.
+    ``sock`` receives the reports; ``rules`` tells what rules a family has; ``refresh`` is called when an unfinished journey is
+    asked.
     """
 
-    def __init__(self, sock: socket.socket, rules: Callable[[], Rules], refresh: Callable[[], object]) -> None:
+    def __init__(self, sock: socket.socket, rules: Callable[[int], Rules], refresh: Callable[[], object]) -> None:
         self._socket = sock
         self._rules = rules
         self._refresh = refresh
@@ -213,8 +215,10 @@ class Watch:
                 if kind == _NFULNL_PACKET and number == PROBES:
                     self._probe(attributes)
                 elif kind == _NFULNL_PACKET and (trace := _TRACE.match(attributes[10].decode(errors="replace"))):
-                    table, chain, what, rule = trace.groups()
-                    self._rule(attributes[1][2], attributes.get(9, b""), (family, table, chain), what, int(rule) - 1, None)
+                    table, chain, what, position = trace.groups()
+                    # a rule without conditions is called a policy, too: its number tells
+                    text = self._text(family, table, chain, int(position) - 1, what == "policy")
+                    self._meets(attributes[1][2], attributes.get(9, b""), table, chain, text, None)
                 elif kind == _NFT_TRACE and attributes[1] != TABLE.encode() + b"\0":
                     self._nft_trace(family, attributes)
 
@@ -305,37 +309,38 @@ class Watch:
     def _nft_trace(self, family: int, attributes: dict[int, bytes]) -> None:
         if 8 in attributes:  # the beginnings of the network and the transport header, in the first message of each chain
             self._headers = attributes[8] + attributes.get(9, b"")
-        data = self._headers
         table, chain = (attributes[number].rstrip(b"\0").decode() for number in (1, 2))
         what = {1: "policy", 3: "rule"}.get(int.from_bytes(attributes[4], "big"))
         inside = [j for j in self._moving if j.place is Place.INSIDE] or self._waiting
         if what is None or not inside:
             return
-        index = -1
         if what == "policy":
-            verdict = int.from_bytes(attributes[16], "big")
+            index, verdict = -1, int.from_bytes(attributes[16], "big")
         elif 3 in attributes:
+            index = self._rules(family).handles.get((table, chain, int.from_bytes(attributes[3], "big")), -1)
             verdict = int.from_bytes(dict(_walk(attributes[5]))[1], "big")
-            index = self._rules().handles.get((family, table, chain, int.from_bytes(attributes[3], "big")), -1)
-        if index < 0 and what == "rule":
-            return  # the end of a chain, which is told again as its policy; or a rule that iptables knows nothing of
-        hook = (self._pick(inside, data) or inside[0]).hook
-        self._rule(hook, data, (family, table, chain), what, index, verdict)
+        else:
+            return  # the end of a chain, which is told again as its policy
+        hook = (self._pick(inside, self._headers) or inside[0]).hook
+        text = self._text(family, table, chain, index, what == "policy")
+        self._meets(hook, self._headers, table, chain, text, verdict)
 
-    def _rule(self, hook: int, data: bytes, chain: tuple[int, str, str], what: str, index: int, verdict: int | None) -> None:
-        """A packet met a rule, or the end of a chain. ``verdict`` is what nftables says of it; iptables leaves it to the text."""
+    def _text(self, family: int, table: str, chain: str, index: int, policy: bool) -> str | None:
+        """The rule, or the policy, as iptables-save prints it; None for what iptables knows nothing of."""
+        named, rules = self._rules(family).chains.get((table, chain), ("", []))
+        if 0 <= index < len(rules):
+            return rules[index]
+        return f"policy {named}" if policy and named else None
+
+    def _meets(self, hook: int, data: bytes, table: str, chain: str, text: str | None, verdict: int | None) -> None:
+        """A packet meets a rule, or the end of a chain. ``verdict`` is what nftables says of it; iptables leaves it to the text."""
         journey = self._in_room(hook, data)
         self._current = journey
         journey.touched = True
-        policy, rules = self._rules().chains.get(chain, ("ACCEPT", []))
-        if 0 <= index < len(rules):  # iptables-legacy says "policy" of a rule without conditions, too
-            text = rules[index]
-            found = re.search(r" -[jg] (\S+)", text)
-            target = found[1] if found else ""
-        elif what == "policy":
-            text, target = f"policy {policy}", policy
-        else:
+        if text is None:
             return
+        found = re.search(r"(?: -[jg]|^policy) (\S+)", text)
+        target = found[1] if found else ""
         if target == "NFQUEUE":
             number = re.search(r"--queue-num (\d+)", text)
             queue = int(number[1]) if number else verdict >> 16 if verdict else None
@@ -343,7 +348,7 @@ class Watch:
             journey.place, journey.queue = Place.SENT_TO_QUEUE, queue
         elif target in ("DROP", "REJECT"):
             journey.place, journey.reason = Place.LOST, text
-        journey.steps.append(Step(HOOKS[hook], chain[1], chain[2], text, target))
+        journey.steps.append(Step(HOOKS[hook], table, chain, text, target))
 
     # ------------------------------------------------------------------ at rest
 

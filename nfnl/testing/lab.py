@@ -113,7 +113,7 @@ class LinuxLab:
         self._idling = 0
         self._tuns: dict[str, tuple[int, int]] = {}  #: name -> descriptor, ifindex
         self._transports: weakref.WeakSet[LabTransport] = weakref.WeakSet()
-        self._cached_rules: Rules | None = None
+        self._cached_rules: dict[int, Rules] = {}
         self._marker = 0
         self._proc: dict[str, int] = {}  #: name -> descriptor of the /proc/net file; empty before it is furnished and when closed
         self._counters: dict[str, str] = {}
@@ -313,7 +313,7 @@ class LinuxLab:
         descriptor = self._kernel.inside(lambda: _open_tun(name, index))
         with self._lock:
             self._tuns[name] = descriptor, self._kernel.inside(lambda: socket.if_nametoindex(name))
-        self._ip(f"link set {name} mtu {mtu} txqueuelen 100000 multicast off", f"link set {name} up")
+        self._ip(f"link set {name} mtu {mtu} txqueuelen 10000 multicast off", f"link set {name} up")
 
     def add_address(self, dev: str, address: str) -> None:
         """``"10.0.0.1/24"``: an address of this machine and the network behind the device. Raises OSError (EEXIST, ENODEV)."""
@@ -346,7 +346,7 @@ class LinuxLab:
         argv = shlex.split(command) if isinstance(command, str) else list(command)
         cpu = _this_cpu()
         done = self._program(argv, cpu=cpu)
-        self._cached_rules = None
+        self._cached_rules.clear()
         self._refresh(cpu)
         return done
 
@@ -399,31 +399,22 @@ class LinuxLab:
         name = f"{program}-{self.flavour}{'' if text is None else '-restore'}"
         with self._step():
             done = self._program([name, *arguments], text)
-            self._cached_rules = None
+            self._cached_rules.clear()
         if done.returncode:
             raise LocalProtocolError(f"{shlex.join([program, *arguments])}: {done.stderr.strip()}")
         return done.stdout
 
-    def _rules(self) -> Rules:
+    def _rules(self, family: int) -> Rules:
         """The rules there are now; asked for again after each of the lab's verbs that may have changed them."""
-        if self._cached_rules is None:
-            chains: dict[tuple[int, str, str], tuple[str, list[str]]] = {}
-            handles: dict[tuple[int, str, str, int], int] = {}
-            for family, program, nft_family in ((2, "iptables", "ip"), (10, "ip6tables", "ip6")):
-                table = ""
-                for line in self._expect(self._program([f"{program}-{self.flavour}-save"])).splitlines():
-                    if line.startswith("*"):
-                        table = line[1:]
-                    elif line.startswith(":"):
-                        chain, policy, _ = line[1:].split(" ", 2)
-                        chains[family, table, chain] = policy, []
-                    elif line.startswith("-A "):
-                        chains[family, table, line.split(" ", 2)[1]][1].append(line)
-                if self.flavour == "nft":
-                    listing = self._expect(self._program(["nft", "-a", "list", "ruleset", nft_family]))
-                    handles.update(_handles(listing, family))
-            self._cached_rules = Rules(chains, handles)
-        return self._cached_rules
+        if family not in self._cached_rules:
+            program, nft_family = ("iptables", "ip") if family == socket.AF_INET else ("ip6tables", "ip6")
+            try:
+                saved = self._expect(self._program([f"{program}-{self.flavour}-save"]))
+                listing = self._expect(self._program(["nft", "-a", "list", "ruleset", nft_family])) if self.flavour == "nft" else ""
+            except OSError:  # whoever asks may not see them; fates do not hang on it, only what is told of them
+                return Rules({}, {})
+            self._cached_rules[family] = Rules(_chains(saved), dict(_handles(listing)))
+        return self._cached_rules[family]
 
     # ------------------------------------------------------------------ one thing after the other
 
@@ -719,7 +710,22 @@ def _configure_logging(sock: socket.socket) -> None:
             raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def _handles(listing: str, family: int) -> Iterator[tuple[tuple[int, str, str, int], int]]:
+def _chains(saved: str) -> dict[tuple[str, str], tuple[str, list[str]]]:
+    """What iptables-save prints: (table, chain) -> policy, rules."""
+    found: dict[tuple[str, str], tuple[str, list[str]]] = {}
+    table = ""
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith(":"):
+            chain, policy, _ = line[1:].split(" ", 2)
+            found[table, chain] = policy, []
+        elif line.startswith("-A "):
+            found[table, line.split(" ", 2)[1]][1].append(line)
+    return found
+
+
+def _handles(listing: str) -> Iterator[tuple[tuple[str, str, int], int]]:
     """Where in its chain the rule with a handle stands, from what ``nft -a list ruleset`` prints."""
     table = chain = ""
     index = 0
@@ -729,5 +735,5 @@ def _handles(listing: str, family: int) -> Iterator[tuple[tuple[int, str, str, i
         elif found := re.match(r"\tchain (\S+) ", line):
             chain, index = found[1], 0
         elif found := re.match(r"\t\t.* # handle (\d+)$", line):
-            yield (family, table, chain, int(found[1])), index
+            yield (table, chain, int(found[1])), index
             index += 1
