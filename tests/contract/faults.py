@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from nfnl.sim import netlink, nfnetlink
+from nfnl.sim import netlink, nfnetlink, queue, queueing
 from nfnl.sim.af_netlink import Sock, SocketTable
 from nfnl.sim.errnos import Errno
 from nfnl.sim.profile import Profile
+from nfnl.sim.queueing import Queue, QueuedEntry, QueueTable
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,26 @@ def drop_without_a_word(self: Sock) -> None:
     self.drops += 1
 
 
+def set_any_mode(queue: Queue, copy_range: int, mode: int) -> None:
+    queue.copy_range, queue.copy_mode = copy_range, mode
+
+
+def pad_it(original: Any) -> Any:
+    def packet_message(queue: Queue, entry: QueuedEntry, **what: Any) -> bytes:
+        data: bytes = original(queue, entry, **what)
+        return data + bytes(-len(data) % 4)
+
+    return packet_message
+
+
+def look_at_the_low_byte(original: Any) -> Any:
+    return lambda self, entry, verdict: original(self, entry, verdict if verdict & 0xFF == 3 else verdict & 0xFF)
+
+
+def compare_plainly(self: Queue, packet_id: int) -> list[QueuedEntry]:
+    return [self.entries.pop(waiting) for waiting in tuple(self.entries) if waiting <= packet_id]
+
+
 #: What is wrong with the fake, in words -> how it comes to be.
 FAULTS: dict[str, Fault] = {
     "everybody may join groups": Fault("NL", replaced(Sock, "_need_admin", lambda self: None)),
@@ -84,4 +105,9 @@ FAULTS: dict[str, Fault] = {
     "attributes are not checked": Fault("AT", changed(nfnetlink, "parse", skip_checks)),
     "/proc/net/netlink is empty": Fault("PN", replaced(SocketTable, "proc", lambda self: "")),
     "what is no request is done": Fault("C7", replaced(netlink, "_REQUEST", 0xFFFF)),
+    "every copy mode is taken": Fault("QC", replaced(queue, "_set_mode", set_any_mode)),
+    "queues are listed as they were bound": Fault("PQ", replaced(QueueTable, "queues", lambda self: list(self._queues.values()))),
+    "nothing fails open": Fault("QE", replaced(queueing, "FAIL_OPEN", 0)),
+    "bypass is forgotten": Fault("QT", replaced(queueing, "QUEUE_BYPASS", 0)),
+    "a hook may be taken away unnoticed": Fault("QF", replaced(QueueTable, "flush_hook", lambda self: None)),
 }
