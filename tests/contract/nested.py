@@ -10,50 +10,61 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.rules import rules_of
+from tests.contract.rules import group_of, rules_of
 
-Wanted = Callable[[str, str, list[str]], bool]
+
+@dataclass(frozen=True)
+class Test:
+    """A test of the contract: about which rules, on which kernel."""
+
+    __test__ = False  # pytest is not to take this class for one
+
+    item: pytest.Item
+    kernel: str
+    rules: list[str]
+
+    @property
+    def groups(self) -> set[str]:
+        """The groups its rules belong to."""
+        return set(map(group_of, self.rules))
 
 
 @dataclass
 class Contract:
-    """What a run of the contract found: it is the plugin that watches the run, too."""
+    """The tests there are. It is the plugin that watches and steers the inner run, too."""
 
-    #: which of the tests are to run: given a node id, the kernel and the rules, says so
-    wanted: Wanted
-    #: kernel and rules of each test wanted, by node id
-    tests: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
-    passed: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    #: what pytest printed, for the message of a failed assertion
-    output: str = ""
+    #: what is done with the tests when all are collected
+    script: Callable[[Contract], None]
+    tests: list[Test] = field(default_factory=list)
+    _reports: list[pytest.TestReport] = field(default_factory=list)
+
+    def passes(self, test: Test) -> bool:
+        """Run this test; it may be run more than once."""
+        self._reports.clear()
+        test.item.ihook.pytest_runtest_protocol(item=test.item, nextitem=None)
+        return all(report.passed for report in self._reports)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
             callspec = getattr(item, "callspec", None)
-            if callspec is None or "rule_ids" not in callspec.params:
-                continue
-            kernel, rules = str(callspec.params["kernel"]), rules_of(callspec.params["rule_ids"])
-            if self.wanted(item.nodeid, kernel, rules):
-                self.tests[item.nodeid] = kernel, rules
-        items[:] = [item for item in items if item.nodeid in self.tests]
+            if callspec is not None and "rule_ids" in callspec.params:
+                self.tests.append(Test(item, str(callspec.params["kernel"]), rules_of(callspec.params["rule_ids"])))
+
+    def pytest_runtestloop(self) -> bool:
+        self.script(self)
+        return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            (self.failed if report.failed else self.passed).append(report.nodeid)
-
-    @property
-    def rules(self) -> set[tuple[str, str]]:
-        """Kernel and rule, of all tests wanted."""
-        return {(kernel, rule) for kernel, rules in self.tests.values() for rule in rules}
+        self._reports.append(report)
 
 
-def run(*options: str, wanted: Wanted = lambda node, kernel, rules: True) -> Contract:
-    """Run the contract in this process, or a part of it. What is monkeypatched out there is monkeypatched in it."""
-    contract = Contract(wanted)
+def run(script: Callable[[Contract], None]) -> str:
+    """Collect the contract in this process, whether its tests would run or be skipped, and do what the script says.
+
+    What is monkeypatched out there is monkeypatched in it. Returns what pytest printed.
+    """
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out, redirect_stderr(out):
         patch.delenv("PYTEST_ADDOPTS", raising=False)  # options of the outer run, such as where to write a report
-        code = pytest.main([str(Path(__file__).parent), "-q", "-p", "no:cacheprovider", *options], plugins=[contract])
-    contract.output = out.getvalue()
-    assert code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), contract.output
-    return contract
+        code = pytest.main([str(Path(__file__).parent), "-q", "-p", "no:cacheprovider"], plugins=[Contract(script)])
+    assert code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), out.getvalue()
+    return out.getvalue()
