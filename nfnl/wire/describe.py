@@ -253,7 +253,7 @@ class _Tree:
                 yield from self.message(part)
                 end = part.offset + len(part.data)
         except DecodeError as error:
-            yield Line(0, end, b"", f"broken framing: {error.problem}", problem=True)
+            yield Line(0, end, b"", f"broken framing: {error}", problem=True)
             yield from self.plain(0, end, len(self.data))
 
     def message(self, part: Part) -> Iterator[Line]:

@@ -206,7 +206,7 @@ def test_what_does_not_decode_is_said_to_be_a_problem(data: bytes) -> None:
         for message in iter_decode(data):
             expected += [f"Malformed {message.error}"] if isinstance(message, Malformed) else []
     except DecodeError as error:
-        expected.append(f"broken framing: {error.problem}")
+        expected.append(f"broken framing: {error}")
     assert [line.name for line in tree(data) if line.problem and line.depth == 0] == expected
 
 
@@ -282,7 +282,7 @@ def test_broken_framing_is_shown_behind_what_came_before() -> None:
     found = list(tree(whole + b"\xff" * 20, direction=Direction.TO_KERNEL))
     assert value(found, "queue_maxlen") == "5"
     broken = [line for line in found if line.problem]
-    assert [(line.offset, line.name.split(",")[0]) for line in broken] == [(len(whole), "broken framing: nlmsg_len is 4294967295")]
+    assert [(line.offset, line.name.split(",")[0]) for line in broken] == [(len(whole), "broken framing: nlmsghdr at byte 28: nlmsg_len is 4294967295")]
 
 
 def test_text_cannot_reach_the_terminal_raw() -> None:
