@@ -18,8 +18,8 @@ where they are well-formed, and raw ones where they must not be. Whatever a test
 why, too, unless another test holds it to the same rule.
 
 **Skips** go through ``kernel.require("name")`` or `probes.require` and nothing else; each must be expected by
-``tests/skips.txt``. After a run with ``--junitxml=report.xml``, ``python tests/check_skips.py report.xml`` compares. (An ordinary
-user's run takes place in a user namespace, and skips what ``tests/skips-user.txt`` lists.)
+``tests/skips.txt``. After a run with ``--junitxml=report.xml``, ``python tests/check_skips.py report.xml`` compares. (An
+ordinary user's run takes place in a user namespace, and skips what ``tests/skips-user.txt`` lists.)
 
 **The table.** `test_rules_table.py` fails when a rule that the table calls tested has no test on that kernel, and when a
 test is about a rule that the table does not have.

@@ -12,7 +12,8 @@ from tests.check_skips import Expected, Skip, complaints, expected_of, main, ski
 REPORT = """<?xml version="1.0" encoding="utf-8"?>
 <testsuites><testsuite name="pytest">
 <testcase classname="tests.contract.test_sockets" name="test_x[fake-NL-8]" />
-<testcase classname="tests.contract.test_sockets" name="test_x[linux-NL-8]"><skipped message="{message}">where</skipped></testcase>
+<testcase classname="tests.contract.test_sockets" name="test_x[linux-NL-8]">
+<skipped message="{message}">where</skipped></testcase>
 </testsuite></testsuites>
 """
 NO_LAB = Skip("contract.test_sockets::test_x[linux-NL-8]", "probe lab-available: no tun device")
