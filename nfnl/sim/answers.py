@@ -1,6 +1,7 @@
 """What this kernel says of its own accord: echo replies, resets, ICMP errors. Bytes in, bytes out.
 
-`None` where the kernel keeps silent because of what the packet is (limits of rate are the stack's business). Sources:
+`None` where the kernel keeps silent because of what the packet is (limits of rate are the stack's business). The family is told, for
+a verdict may have put any bytes where the version should be. Sources:
 net/ipv4/icmp.c, net/ipv6/icmp.c, net/ipv4/tcp_ipv4.c (`tcp_v4_send_reset`), net/ipv6/tcp_ipv6.c (`tcp_v6_send_response`).
 IP ids come from the caller; the kernel takes them from counters it keeps secret. Flow labels are 0, as the kernel's are with
 ``net.ipv6.auto_flowlabels=0``.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from nfnl.sim.skb import ICMP, ICMPV6, TCP, checksum, find_header
+from nfnl.sim.skb import ICMP, ICMPV6, IPV4, TCP, checksum, find_header
 
 _V4 = Struct("!BBHHHBBH4s4s")
 _V6 = Struct("!IHBB16s16s")
@@ -23,6 +24,8 @@ DF = 0x4000
 ECHO_REPLY, DEST_UNREACH, REDIRECT, ECHO, TIME_EXCEEDED, TIMESTAMP, TIMESTAMP_REPLY = 0, 3, 5, 8, 11, 13, 14
 NET_UNREACH, HOST_UNREACH, PROT_UNREACH, PORT_UNREACH, FRAG_NEEDED = range(5)
 REDIRECT_HOST = 1
+#: TIME_EXCEEDED, both families: fragments did not all come
+REASSEMBLY = 1
 #: ICMP types that are errors, of those that exist (`icmp_pointers`), and the last that exists
 _ERRORS = frozenset((3, 4, 5, 11, 12))
 LAST_ICMP_TYPE = 18
@@ -60,9 +63,9 @@ def traffic_class(data: bytes) -> int:
     return (data[0] & 0xF) << 4 | data[1] >> 4
 
 
-def echo_reply(data: bytes, at: int, src: bytes, *, ttl: int, id: int) -> bytes:  # noqa: A002
+def echo_reply(family: int, data: bytes, at: int, src: bytes, *, ttl: int, id: int) -> bytes:  # noqa: A002
     """To the echo request whose ICMP header is at ``at``. TOS or traffic class are those of the request."""
-    if data[0] >> 4 == 4:
+    if family == IPV4:
         body = data[at + 1 : at + 2] + b"\0\0" + data[at + 4 :]
         message = bytes((ECHO_REPLY,)) + body
         return ipv4(src, data[12:16], ICMP, _with_checksum(message, 0), ttl=ttl, tos=data[1], id=id)
@@ -80,10 +83,11 @@ def timestamp_reply(data: bytes, at: int, src: bytes, milliseconds: int, *, ttl:
 
 
 def _with_checksum(message: bytes, initial: int) -> bytes:
-    return message[:2] + checksum(message, initial).to_bytes(2, "big") + message[4:]
+    sum_ = checksum(message, initial) % 0xFFFF  # over nothing but zeros the kernel has 0 too
+    return message[:2] + sum_.to_bytes(2, "big") + message[4:]
 
 
-def reset(data: bytes, at: int, *, ttl: int) -> bytes | None:
+def reset(family: int, data: bytes, at: int, *, ttl: int) -> bytes | None:
     """The RST for a TCP segment nobody waits for; none for a RST. No id, and DF set, as the kernel's are."""
     sport, dport, seq, ack, offset, flags, *_ = _TCP.unpack_from(data, at)
     if flags & 0x04:
@@ -94,7 +98,7 @@ def reset(data: bytes, at: int, *, ttl: int) -> bytes | None:
         length = len(data) - at - (offset >> 4 << 2)
         answer, seq, ack = 0x14, 0, seq + length + (flags & 1) + (flags >> 1 & 1)
     segment = _TCP.pack(dport, sport, seq, ack & 0xFFFFFFFF, 0x50, answer, 0, 0, 0)
-    v4 = data[0] >> 4 == 4
+    v4 = family == IPV4
     src, dst = (data[16:20], data[12:16]) if v4 else (data[24:40], data[8:24])
     sum_ = checksum(segment, pseudo(src, dst, TCP, 20))
     segment = segment[:16] + sum_.to_bytes(2, "big") + segment[18:]
@@ -103,25 +107,25 @@ def reset(data: bytes, at: int, *, ttl: int) -> bytes | None:
     return ipv6(src, dst, TCP, segment, ttl=ttl, tos=traffic_class(data) & 0xFC)
 
 
-def deserves_error(data: bytes) -> bool:
+def deserves_error(family: int, data: bytes) -> bool:
     """An ICMP error may be sent about this packet: not about a later fragment, nor about another error (RFC 1122, RFC 4443)."""
-    if data[0] >> 4 == 4:
+    if family == IPV4:
         if int.from_bytes(data[6:8], "big") & 0x1FFF:
             return False
         at = (data[0] & 0xF) << 2
         return data[9] != ICMP or (at < len(data) and data[at] <= LAST_ICMP_TYPE and data[at] not in _ERRORS)
-    protocol, at, fragment, _ = find_header(data)
-    if protocol != ICMPV6 or (fragment and at + 8 > len(data)):
+    protocol, at, fragment = find_header(data)
+    if protocol != ICMPV6 or fragment & ~7:
         return True
-    return at < len(data) and data[at] >= 128
+    return data[at] >= 128 if at < len(data) else fragment > 0
 
 
-def icmp_error(data: bytes, type: int, code: int, info: int, src: bytes, *, ttl: int, id: int) -> bytes:  # noqa: A002
+def icmp_error(family: int, data: bytes, type: int, code: int, info: int, src: bytes, *, ttl: int, id: int) -> bytes:  # noqa: A002
     """An ICMP or ICMPv6 error about ``data``. ``info`` is the second word of its header: an MTU, a gateway, an offset.
 
     The TOS of an IPv4 error is the packet's without the ECN bit that is no TOS bit, with precedence 6 (``RT_TOS | 0xc0``).
     """
-    if data[0] >> 4 == 4:
+    if family == IPV4:
         message = _ICMP.pack(type, code, 0, info) + data[: _V4_ERROR_MAX - 28]
         return ipv4(src, data[12:16], ICMP, _with_checksum(message, 0), ttl=ttl, tos=data[1] & 0x1E | 0xC0, id=id)
     message = _ICMP.pack(type, code, 0, info) + data[: _V6_ERROR_MAX - 48]
@@ -142,4 +146,3 @@ def decrease_ttl(data: bytes) -> bytes:
     check = int.from_bytes(data[10:12], "big") + 0x0100
     check = (check + (check >= 0xFFFF)) & 0xFFFF
     return data[:8] + bytes((data[8] - 1, data[9])) + check.to_bytes(2, "big") + data[12:]
-

@@ -1,7 +1,7 @@
 """IPv6 extension headers on their way in (net/ipv6/exthdrs.c, net/ipv6/reassembly.c).
 
-Modelled is what lets a packet pass or drops it in silence. What makes the kernel answer with a parameter problem, send the packet
-elsewhere or put fragments together is refused.
+Modelled is what lets a packet pass or drops it in silence. What makes the kernel answer with a parameter problem or send the
+packet elsewhere is refused.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ def after_hop_by_hop(data: bytes) -> int:
 def skip(data: bytes, multicast: bool) -> tuple[int, int, int]:
     """The protocol behind the extension headers, where it starts, and where its number stands.
 
-    Raises `Malformed`, `NotModelled`.
+    Stops at a fragment header, unless it belongs to a whole packet. Raises `Malformed`, `NotModelled`.
     """
     protocol, at, named_at = data[6], 40, 6
     if protocol == HOPOPTS:  # checked when it came in
         protocol, at, named_at = data[40], 40 + (data[41] + 1 << 3), 40
     while protocol in (ROUTING, FRAGMENT, DSTOPTS):
+        if protocol == FRAGMENT and (
+            len(data) < at + 8 or data[4:6] == b"\0\0" or int.from_bytes(data[at + 2 : at + 4], "big") & 0xFFF9
+        ):
+            break
         if len(data) < at + 8:
-            if protocol == FRAGMENT:
-                raise NotModelled("a cut off IPv6 fragment header")
             raise Malformed("cut off IPv6 extension header")
         following = data[at]
         if protocol == DSTOPTS:
             end = _options(data, at, hop_by_hop=False)
         elif protocol == FRAGMENT:
-            if data[4:6] == b"\0\0" or int.from_bytes(data[at + 2 : at + 4], "big") & 0xFFF9:
-                raise NotModelled("putting IPv6 fragments together")
             end = at + 8
         else:
             end = at + (data[at + 1] + 1 << 3)

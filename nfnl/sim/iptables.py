@@ -468,7 +468,7 @@ class _Parser:
                 raise Problem("cannot have ! before -j")
             self._once("j")
             # as with -p: -jDROP asks for a target of the name "-jDROP"; -g does not do so
-            self._jump(letter, self.words[self.at - 1] if letter == "j" and "=" not in word else value or "")
+            self._jump(letter, self.words[self.at - 1] if letter == "j" else value or "")
         else:
             self._other(letter, value, inverted, word)
 

@@ -15,6 +15,8 @@ class Fate(Enum):
     SENT = "sent"  #: left through a device
     DROPPED = "dropped"
     SPLIT = "split"  #: replaced by its segments, each with a journey of its own
+    HELD = "waiting for its other fragments"
+    JOINED = "joined"  #: a fragment put together with the others; the one that came last goes on as the whole
 
 
 @dataclass(frozen=True, slots=True)

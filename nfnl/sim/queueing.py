@@ -202,7 +202,11 @@ class Queue:
         return taken
 
     def __len__(self) -> int:
+        """Packets that wait."""
         return len(self.entries)
+
+    def __bool__(self) -> bool:
+        return True  # an empty queue is a queue
 
     def __repr__(self) -> str:
         return f"<Queue {self.number} of {self.owner}, {len(self.entries)} waiting>"

@@ -135,7 +135,8 @@ class Routing:
 
     def broadcast_device(self, address: bytes) -> Device | None:
         """The device behind which all hosts are meant by this IPv4 address."""
-        return self._broadcasts.get(address)
+        dev = self._broadcasts.get(address)
+        return dev if dev and dev.up else None
 
     def is_anycast(self, address: bytes) -> bool:
         """IPv6: the address of all routers of a network of ours, to be answered if this is a router."""
@@ -167,7 +168,7 @@ class Routing:
             return self._output6(dst, mark, dev)
         if self.is_local(dst) or dst == ANY4:  # to 0.0.0.0 is to oneself
             return Route(RouteType.BROADCAST, self.lo, local=True) if dst == LOOPBACK_BROADCAST else self._loopback
-        broadcast = self._broadcasts.get(dst)
+        broadcast = self.broadcast_device(dst)
         if broadcast:
             return Route(RouteType.BROADCAST, broadcast, local=True)
         route = self._longest(IPV4, dst, mark, dev)
@@ -198,17 +199,17 @@ class Routing:
                 return entry.route
         return None
 
-    def source(self, family: int, route: Route, dst: bytes) -> bytes | None:
+    def source(self, family: int, route: Route, dst: bytes, dev: Device | None = None) -> bytes | None:
         """The address a packet of ours to ``dst`` gets as its source.
 
-        One of the device it leaves through, of the same network if there is such; else one of any other device.
+        One of ``dev``, or of the device it leaves through, of the same network if there is such; else one of any other device.
         """
         if route.dev is self.lo:
             return dst if route.type is RouteType.LOCAL and self.is_local(dst) else LOOPBACK4
         if family == IPV6 and dst in self._local:
             return dst
         own = [line for line in self._addresses if line[1] == family]
-        here = [line for line in own if line[0] is route.dev]
+        here = [line for line in own if line[0] is (dev or route.dev)]
         for _, _, address, length in here:
             shift = len(address) * 8 - length
             if int.from_bytes(address, "big") >> shift == int.from_bytes(dst, "big") >> shift:

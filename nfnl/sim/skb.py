@@ -216,8 +216,8 @@ class Skb:
             first, frag, proto, src, dst = _IPV4_MATCHED.unpack_from(data)
             self.ip = ip = (src, dst, proto, frag & 0x1FFF, (first & 0xF) << 2)
         else:
-            proto, offset, frag, _ = find_header(data)
-            self.ip = ip = (data[8:24], data[24:40], proto, frag, offset)
+            proto, offset, frag = find_header(data)
+            self.ip = ip = (data[8:24], data[24:40], proto, frag & ~7, offset)
         return ip
 
     def parse_ports(self) -> tuple[int, int]:
@@ -260,28 +260,29 @@ class Skb:
         self.end(Fate.DROPPED, reason)
 
 
-def find_header(data: bytes) -> tuple[int, int, int, int]:
+def find_header(data: bytes) -> tuple[int, int, int]:
     """Walk the extension headers of an IPv6 packet (`ipv6_find_hdr` with target -1).
 
-    Returns the transport protocol (-1 when a header is cut off), its offset, the fragment offset in bytes, and where the
-    number of the last header stands (for ICMPv6 parameter problems).
+    Returns the transport protocol (-1 when a header is cut off, or in another fragment), its offset, and the field with
+    fragment offset and flags (0: not a fragment).
     """
-    proto, at, named_at = data[6], 40, 6
+    proto, at, frag = data[6], 40, 0
     while proto in _EXTENSIONS and proto != NONE:
         if len(data) < at + (4 if proto in (ROUTING, FRAGMENT) else 2):
-            return -1, at, 0, named_at
+            return -1, at, 0
         following = data[at]
         if proto == FRAGMENT:
-            frag = _U16.unpack_from(data, at + 2)[0] & ~7
-            if frag:
+            frag = _U16.unpack_from(data, at + 2)[0]
+            if frag & ~7:
                 # behind the first fragment there is no header to walk to: its word for the protocol is all there is
-                whole = following not in _EXTENSIONS or following == NONE
-                return (following if whole else -1), at, frag, named_at
+                if following in _EXTENSIONS and following != NONE:
+                    return -1, at, 0
+                return following, at, frag
             length = 8
         elif proto == AUTH:
             length = (data[at + 1] + 2) << 2
         else:
             length = (data[at + 1] + 1) << 3
-        proto, named_at = following, at
+        proto = following
         at += length
-    return proto, at, 0, named_at
+    return proto, at, frag

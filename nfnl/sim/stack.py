@@ -12,11 +12,13 @@ from typing import SupportsBytes
 
 from nfnl.sim import answers, exthdrs
 from nfnl.sim.clock import Clock
+from nfnl.sim.defrag import Defragmenter, ParameterProblem
 from nfnl.sim.hooks import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING
 from nfnl.sim.journey import Fate, Journey
 from nfnl.sim.queueing import QueueTable
 from nfnl.sim.routing import ALL_ONES, ANY4, ANY6, LOOPBACK6, Routing
 from nfnl.sim.skb import (
+    FRAGMENT,
     HOPOPTS,
     ICMP,
     ICMPV6,
@@ -40,6 +42,7 @@ from nfnl.sim.skb import (
 #: Packet priority by the four TOS bits (`ip_tos2prio`).
 _PRIORITY_OF_TOS = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
 _IPV6_MIN_MTU = 1280
+_HOP_LIMIT = 64
 _UDPLITE = 136
 #: Options of IPv4 that neither a router nor a receiver does anything about: end of list, no operation, router alert.
 _IDLE_OPTIONS = frozenset((0, 1, 148))
@@ -52,9 +55,9 @@ SYSCTLS = {
     # milliseconds for one ICMP error to an address, of which 6 may be saved up; 0: no limit; only for types in the mask
     "net.ipv4.icmp_ratelimit": 1000,
     "net.ipv4.icmp_ratemask": 6168,
+    # on if it is on here or at the device
     "net.ipv4.conf.all.send_redirects": 1,
     "net.ipv6.conf.all.forwarding": 0,
-    "net.ipv6.conf.all.hop_limit": 64,
     "net.ipv6.icmp.echo_ignore_all": 0,
     "net.ipv6.icmp.ratelimit": 100,
 }
@@ -134,6 +137,7 @@ class Stack:
         self._backlog: deque[Skb] = deque()
         self._running = False
         self._peers: dict[bytes, Peer] = {}
+        self._defrag = Defragmenter(clock, self._fragments_missing)
         self.hooks.okfn = [self._routed_in, self._to_protocol, self._output, self._output, self._transmit]
         self.hooks.reroute = self._reroute
         queues.run_to_rest = self.run
@@ -146,6 +150,7 @@ class Stack:
         if name in self.devices or any(dev.index == index for dev in self.devices.values()):
             raise OSError(EEXIST, "File exists", name)
         device = self.devices[name] = Device(name, index, link, mtu=mtu)
+        self.sysctls[f"net.ipv4.conf.{name}.send_redirects"] = 1
         return device
 
     def device(self, name: str) -> Device:
@@ -299,10 +304,14 @@ class Stack:
 
     def _reroute(self, skb: Skb) -> int:
         """`ip_route_me_harder`: only what comes after OUTPUT sees the new device."""
-        route, error = self._route_output(skb.family, skb.parse()[1], skb.mark)
-        if route is not None:
-            skb.dst = route
-        return error
+        src, dst, *_ = skb.parse()
+        route, error = self._route_output(skb.family, dst, skb.mark)
+        if route is None:
+            return error
+        if _leaks(src, route):
+            return EINVAL
+        skb.dst = route
+        return 0
 
     def _output(self, skb: Skb) -> int:
         """Passed OUTPUT or FORWARD (`ip_output`, `ip_mc_output`, `ip6_output`)."""
@@ -386,32 +395,30 @@ class Stack:
         assert dev is not None
         routing = self.routing
         own_source = routing.is_configured(src)
-        multicast, from_loopback = dst[0] >> 4 == 0xE, src[0] == 127
-        limited_broadcast = dst == ALL_ONES or src == dst == ANY4
-        if src[0] >> 4 == 0xE or src == ALL_ONES or own_source or (from_loopback and not limited_broadcast):
+        if src[0] >> 4 == 0xE or src == ALL_ONES:
             return "martian source"
-        if multicast:
+        if dst[0] >> 4 == 0xE:
             if not routing.joined(dev, dst, router=False):
                 return "multicast group nobody joined"
-            return Route(RouteType.MULTICAST, dev, local=True)
-        if limited_broadcast:
-            return Route(RouteType.BROADCAST, dev, local=True)
-        if src == ANY4:
+            return "martian source" if own_source or src[0] == 127 else Route(RouteType.MULTICAST, dev, local=True)
+        if dst == ALL_ONES or src == dst == ANY4:
+            return "martian source" if own_source else Route(RouteType.BROADCAST, dev, local=True)
+        if src == ANY4 or src[0] == 127:
             return "martian source"
         if dst == ANY4 or dst[0] == 127:
             return "martian destination"
-        if routing.broadcast_device(dst):
-            return Route(RouteType.BROADCAST, dev, local=True)
-        if routing.is_local(dst):
-            return Route(RouteType.LOCAL, dev, local=True)
+        if routing.broadcast_device(dst) or routing.is_local(dst):
+            kind = RouteType.BROADCAST if routing.broadcast_device(dst) else RouteType.LOCAL
+            return "martian source" if own_source else Route(kind, dev, local=True)
         if not self.sysctls["net.ipv4.ip_forward"]:
             return "not for this machine, and forwarding is off"
         route, error = self._route_output(IPV4, dst, skb.mark)
         if route is None:
             self._ip_error(skb, error)
             return "no route"
-        if self._may_redirect(skb, route) and routing.broadcast_device(src):
-            return "martian source"  # only then the kernel looks that closely
+        # where it may have to send a redirect the kernel looks more closely
+        if own_source or (self._may_redirect(skb, route) and routing.broadcast_device(src)):
+            return "martian source"
         return route
 
     def _ip_error(self, skb: Skb, error: int) -> None:
@@ -442,9 +449,15 @@ class Stack:
 
     def _local_deliver(self, skb: Skb) -> int:
         """`ip_local_deliver`, `ip6_input`."""
-        if skb.family == IPV4 and (skb.data[6] & 0x3F or skb.data[7]):
-            raise NotModelled("putting IPv4 fragments together")
+        if skb.family == IPV4 and (skb.data[6] & 0x3F or skb.data[7]) and not self._defrag.ipv4(skb):
+            return 0
         return self.hooks.run(skb, INPUT)
+
+    def _fragments_missing(self, first: Skb) -> None:
+        """`ip_expire`, `ip6_frag_expire_frag_queue`."""
+        kind = answers.TIME_EXCEEDED if first.family == IPV4 else answers.V6_TIME_EXCEEDED
+        self._icmp_error(first, kind, answers.REASSEMBLY)
+        self.run()
 
     # ------------------------------------------------------------------ through
 
@@ -466,7 +479,9 @@ class Stack:
         return self.hooks.run(skb, FORWARD)
 
     def _may_redirect(self, skb: Skb, route: Route) -> bool:
-        return route.dev is skb.indev and bool(self.sysctls["net.ipv4.conf.all.send_redirects"])
+        return route.dev is skb.indev and any(
+            self.sysctls[f"net.ipv4.conf.{name}.send_redirects"] for name in ("all", route.dev.name)
+        )
 
     def _forward6(self, skb: Skb, route: Route) -> int:
         """`ip6_forward`. It sends no redirects, for it has no link-local address to send them from."""
@@ -495,15 +510,13 @@ class Stack:
     def _to_protocol(self, skb: Skb) -> int:
         """Passed INPUT (`ip_protocol_deliver_rcu`, `ip6_protocol_deliver_rcu`)."""
         assert skb.dst is not None
-        data, at, named_at = skb.data, skb.transport, 0
         if skb.family == IPV4:
-            protocol = data[9]
+            protocol, at, named_at = skb.data[9], skb.transport, 0
         else:
-            try:
-                protocol, at, named_at = exthdrs.skip(data, skb.dst.type is RouteType.MULTICAST)
-            except exthdrs.Malformed as malformed:
-                skb.drop(str(malformed))
+            found = self._behind_extensions(skb)
+            if found is None:
                 return 0
+            protocol, at, named_at = found
         handler = _HANDLERS[skb.family].get(protocol)
         if handler:
             problem = handler(self, skb, at)
@@ -518,6 +531,23 @@ class Stack:
                 self._icmp_error(skb, answers.V6_PARAMETER_PROBLEM, answers.V6_UNKNOWN_NEXT_HEADER, named_at)
             skb.end(Fate.DELIVERED, f"nobody knows protocol {protocol}")
         return 0
+
+    def _behind_extensions(self, skb: Skb) -> tuple[int, int, int] | None:
+        """The protocol, where it starts, where its number stands; None if the packet has ended in its extension headers."""
+        assert skb.dst is not None
+        try:
+            while True:
+                protocol, at, named_at = exthdrs.skip(skb.data, skb.dst.type is RouteType.MULTICAST)
+                if protocol != FRAGMENT:
+                    return protocol, at, named_at
+                if not self._defrag.ipv6(skb, at, named_at):
+                    return None
+        except exthdrs.Malformed as malformed:
+            skb.drop(str(malformed))
+        except ParameterProblem as problem:
+            self._icmp_error(skb, answers.V6_PARAMETER_PROBLEM, problem.code, problem.pointer)
+            skb.drop("a fragment that cannot be one")
+        return None
 
     def _ignore(self, _skb: Skb, _at: int) -> str:
         return ""
@@ -575,7 +605,7 @@ class Stack:
             return ""
         route, src = back
         if kind == answers.ECHO and not self.sysctls["net.ipv4.icmp_echo_ignore_all"]:
-            self._answer(skb, route, answers.echo_reply(data, at, src, ttl=self._ttl(IPV4), id=self._next_id()))
+            self._answer(skb, route, answers.echo_reply(IPV4, data, at, src, ttl=self._ttl(IPV4), id=self._next_id()))
         elif kind == answers.TIMESTAMP and len(data) >= at + 12:
             now = int(self.clock.wall() * 1000) % 86_400_000
             self._answer(skb, route, answers.timestamp_reply(data, at, src, now, ttl=self._ttl(IPV4), id=self._next_id()))
@@ -594,19 +624,27 @@ class Stack:
             dev = skb.indev if asker == LOOPBACK6 else self._came_in(skb)
             back = self._way_back(skb, own, dev if by_device else None)
             if back:
-                self._answer(skb, back[0], answers.echo_reply(data, at, back[1], ttl=self._ttl(IPV6), id=0))
+                self._answer(skb, back[0], answers.echo_reply(IPV6, data, at, back[1], ttl=self._ttl(IPV6), id=0))
         return ""
 
     # ------------------------------------------------------------------ the kernel's own packets
 
-    def _way_back(self, cause: Skb, src: bytes | None, dev: Device | None = None) -> tuple[Route, bytes] | None:
-        """A route to where ``cause`` came from, and the source to take; ``src`` None: whatever suits. None: there is no way."""
+    def _way_back(
+        self, cause: Skb, src: bytes | None, dev: Device | None = None, source_of: Device | None = None
+    ) -> tuple[Route, bytes] | None:
+        """A route to where ``cause`` came from, and a source; None if there is no way.
+
+        ``src`` None: any source that suits, of the device ``source_of`` if possible. ``dev``: leave through no other.
+        """
         to = cause.parse()[0]
         route = self.routing.output(cause.family, to, dev=dev)
         if route is None or route.type is RouteType.UNREACHABLE:
             return None
-        src = src or self.routing.source(cause.family, route, to)
-        return (route, src) if src else None
+        if src is None:
+            src = self.routing.source(cause.family, route, to, source_of)
+        elif cause.family == IPV4 and not self.routing.is_local(src):
+            return None  # a verdict has turned the packet to an address that is not ours
+        return None if src is None or _leaks(src, route) else (route, src)
 
     def _asked(self, skb: Skb) -> bytes | None:
         """The address it was sent to, if that is one of this machine's and of no other."""
@@ -633,7 +671,7 @@ class Stack:
 
     def _reset(self, cause: Skb, at: int) -> None:
         """`tcp_v4_send_reset`, `tcp_v6_send_reset`."""
-        data = answers.reset(cause.data, at, ttl=self._ttl(cause.family))
+        data = answers.reset(cause.family, cause.data, at, ttl=self._ttl(cause.family))
         src, dst, *_ = cause.parse()
         strict = cause.family == IPV6 and (src == LOOPBACK6 or _link_local(src))
         back = self._way_back(cause, self._asked(cause), self._came_in(cause) if strict else None)
@@ -653,15 +691,19 @@ class Stack:
             return
         if v6 and (src == ANY6 or src[0] == 0xFF or self.routing.is_anycast(src)):
             return
-        if not answers.deserves_error(cause.data):
+        if not answers.deserves_error(cause.family, cause.data):
             return
-        own = dst if self.routing.is_local(dst) and not to_many else None
-        back = self._way_back(cause, own, cause.indev if v6 and _link_local(src) else None)
+        own = self._asked(cause)
+        if own is None and not to_many and self.routing.is_local(dst):
+            own = dst
+        if v6 and own and not self.routing.is_local(own):
+            own = None
+        back = self._way_back(cause, own, cause.indev if v6 and _link_local(src) else None, cause.indev if v6 else None)
         if back is None or not self._rate_allows(cause.family, back[0], src, kind, code):
             return
         route, source = back
-        data = answers.icmp_error(cause.data, kind, code, info, source, ttl=self._ttl(cause.family), id=self._next_id())
-        self._answer(cause, route, data)
+        ttl, ip_id = self._ttl(cause.family), self._next_id()
+        self._answer(cause, route, answers.icmp_error(cause.family, cause.data, kind, code, info, source, ttl=ttl, id=ip_id))
 
     def _rate_allows(self, family: int, back: Route, to: bytes, kind: int, code: int) -> bool:
         """`icmpv4_xrlim_allow`, `icmpv6_xrlim_allow`. The limit on all addresses together, which draws lots, is left out."""
@@ -689,7 +731,7 @@ class Stack:
         return int(self.clock.now * 1000)
 
     def _ttl(self, family: int) -> int:
-        return self.sysctls["net.ipv4.ip_default_ttl" if family == IPV4 else "net.ipv6.conf.all.hop_limit"]
+        return self.sysctls["net.ipv4.ip_default_ttl"] if family == IPV4 else _HOP_LIMIT
 
     def _next_id(self) -> int:
         """IPv4 ids of packets made here: 1, 2, 3 ... (the kernel's come from counters hashed with a secret)."""
@@ -712,6 +754,11 @@ _SEND_ERRORS = {
 
 def _family(data: bytes) -> int:
     return IPV6 if data and data[0] >> 4 == 6 else IPV4
+
+
+def _leaks(src: bytes, route: Route) -> bool:
+    """127.0.0.0/8 does not leave the machine (`__mkroute_output`)."""
+    return len(src) == 4 and src[0] == 127 and route.dev.link is not Link.LOOPBACK
 
 
 def _link_local(address: bytes) -> bool:
@@ -781,7 +828,7 @@ def _check_options(data: bytes) -> None:
 def _transport_checksum_right(skb: Skb, protocol: int, at: int) -> bool:
     if skb.csum_unnecessary:
         return True
-    src, dst = _addresses(skb.data)
+    src, dst, *_ = skb.parse()
     segment = skb.data[at:]
     return not checksum(segment, answers.pseudo(src, dst, protocol, len(segment)))
 

@@ -221,7 +221,8 @@ class Server:
         attributes = attribute(1, struct.pack("!BxH", 1, 0)) + attribute(2, struct.pack("!IB", 0xFFFF, mode))
         attributes += attribute(3, struct.pack("!I", maxlen))
         attributes += attribute(4, struct.pack("!I", 0xFFFFFFFF)) + attribute(5, struct.pack("!I", flags))
-        assert self.request(2, number, attributes) == 0
+        code = self.request(2, number, attributes)
+        assert code == 0, os.strerror(code)
 
     def unbind(self, number: int) -> None:
         assert self.request(2, number, attribute(1, struct.pack("!BxH", 2, 0))) == 0
