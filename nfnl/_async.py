@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from math import inf
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from nfnl._door import QueueDoor
 from nfnl._handles import QueuedPacket
@@ -30,7 +31,7 @@ class AsyncQueueDoor(QueueDoor):
         packet = None
         try:
             for event in self._pump.events():
-                if event.__class__ is QueuedPacket:
+                if type(event) is QueuedPacket:
                     packet = event
                     yield packet
                     if packet.id in waiting:
@@ -51,10 +52,12 @@ class AsyncQueueDoor(QueueDoor):
             if not self._closed:
                 self.flush()
 
-    def decide(self, packet_id: int, word: int, **extra: Any) -> None:
+    def decide(
+        self, packet_id: int, word: int, payload: bytes | None = None, mark: int | None = None, priority: int | None = None
+    ) -> None:
         """The verdict of a packet; users call the packet's own methods."""
-        super().decide(packet_id, word, **extra)
-        if self._session.deadline() is not None:
+        super().decide(packet_id, word, payload, mark, priority)
+        if self._session.due != inf:
             self._flush_soon()
 
     def stop(self) -> None:

@@ -108,6 +108,7 @@ class QueueDoor:
             SocketOptions(receive_buffer=options.get("receive_buffer"), no_enobufs=options.get("no_enobufs", False))
         )
         self._now = self._transport.now
+        self._output = self._session.output
         self._pump = Pump(self._session, self._transport)
         try:
             self._pump.ask(request)
@@ -180,11 +181,12 @@ class QueueDoor:
 
     # -- for packets -----------------------------------------------------------------------------------------------------------
 
-    def decide(self, packet_id: int, word: int, **extra: Any) -> None:
+    def decide(
+        self, packet_id: int, word: int, payload: bytes | None = None, mark: int | None = None, priority: int | None = None
+    ) -> None:
         """The verdict of a packet; users call the packet's own methods."""
-        session = self._session
-        session.decide(packet_id, word, self._now(), **extra)
-        if session.has_output:
+        self._session.decide(packet_id, word, self._now(), payload, mark, priority)
+        if self._output:
             self._pump.send()
 
     def is_waiting(self, packet_id: int) -> bool:

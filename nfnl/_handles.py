@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, SupportsBytes
 
 from nfnl.errors import LocalProtocolError
 from nfnl.session.events import PacketQueued
+from nfnl.subsys.queue import Packet
 from nfnl.wire.constants import VERDICT_FLAG_QUEUE_BYPASS, Hook, Verdict
 
 if TYPE_CHECKING:
     from nfnl._door import QueueDoor
 
+_PAYLOAD = next(field.index for field in Packet.__attrs__ if field.name == "payload")
 _DROP, _ACCEPT, _QUEUE, _REPEAT, _STOP = (
     int(v) for v in (Verdict.DROP, Verdict.ACCEPT, Verdict.QUEUE, Verdict.REPEAT, Verdict.STOP)
 )
@@ -31,7 +33,9 @@ class QueuedPacket(PacketQueued):
     @property
     def payload(self) -> bytes:
         """The packet from the network header on, as far as it was copied; ``b""`` in copy mode META."""
-        return self.message.payload or b""
+        # Read from every packet, so past `message`, which then need not be made.
+        place = self._shape.at[_PAYLOAD]
+        return b"" if place is None else self._data[place]
 
     @property
     def truncated(self) -> bool:

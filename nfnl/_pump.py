@@ -46,15 +46,16 @@ class Pump:
     def events(self) -> Iterator[Event | None]:
         """Events as they come; None when the driver should wait until the transport is readable or the session's deadline."""
         session = self.session
-        events, handle_timer, now = session.events, session.handle_timer, self.transport.now
+        events, output, now = session.events, session.output, self.transport.now
         while True:
             while events:
                 yield events.popleft()
-                handle_timer(now())
-                if session.has_output:
+                if now() > session.due:
+                    session.handle_timer(now())
+                if output:
                     self.send()
             received = self.receive()
-            if session.has_output:
+            if output:
                 self.send()
             elif not received and not events:
                 yield None

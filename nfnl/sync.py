@@ -32,7 +32,7 @@ class Queue(QueueDoor):
         self._thread = threading.get_ident()
         try:
             for event in self._pump.events():
-                if event.__class__ is QueuedPacket:
+                if type(event) is QueuedPacket:
                     packet = event
                     yield packet
                     if packet.id in waiting:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from nfnl.errors import DecodeError, NetlinkError, RemoteProtocolError
 from nfnl.session.events import Acked, Event, ForeignDatagram, Overrun, Refused, Undecodable
@@ -44,6 +45,8 @@ class Session:
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._out: list[bytes] = []
+        #: what `deadline` says, for drivers in a hurry: infinity when there is no need
+        self.due = inf
         self._pending: dict[int, Pending] = {}
         self._seq = 0
         self._answers_in_doubt = False
@@ -91,7 +94,8 @@ class Session:
 
     def datagrams_to_send(self) -> list[bytes]:
         """What is to be sent, each its own datagram, in order. Calling it takes them out."""
-        out, self._out = self._out, []
+        out = self._out.copy()
+        self._out.clear()
         return out
 
     def socket_requests(self) -> list[SocketRequest]:
@@ -104,6 +108,11 @@ class Session:
         return self._events
 
     @property
+    def output(self) -> Sequence[bytes]:
+        """What `datagrams_to_send` takes from, for drivers in a hurry."""
+        return self._out
+
+    @property
     def has_output(self) -> bool:
         """`datagrams_to_send` would give something."""
         return bool(self._out)
@@ -114,7 +123,7 @@ class Session:
 
     def deadline(self) -> float | None:
         """When `handle_timer` should be called, on the clock whose times were passed in; None: no need."""
-        return None
+        return None if self.due == inf else self.due
 
     def handle_timer(self, now: float) -> None:
         """Do what time asks for."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from nfnl.errors import CodecError, NetlinkError
 from nfnl.subsys.queue import Packet
+from nfnl.wire.compiled import Shape, view_of
 
 
 class PacketQueued:
@@ -16,12 +17,22 @@ class PacketQueued:
     answering for its packets; None when nobody was.
     """
 
-    __slots__ = ("__weakref__", "id", "message", "owner")
+    __slots__ = ("__weakref__", "_data", "_message", "_shape", "id", "owner")
     #: number of the packet in its queue
     id: int
-    #: the whole message
-    message: Packet
     owner: Any
+    _data: bytes
+    _shape: Shape
+    _message: Packet
+
+    @property
+    def message(self) -> Packet:
+        """The whole message. Made when first asked for: it costs as much as all the rest of the event."""
+        try:
+            return self._message
+        except AttributeError:
+            self._message = message = view_of(Packet, self._data, self._shape)
+            return message
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(id={self.id}, message={self.message!r})"

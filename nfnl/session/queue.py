@@ -25,6 +25,7 @@ import errno
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from struct import Struct
 from typing import Any
 
@@ -172,8 +173,8 @@ class QueueSession(Session):
         self._unidentified = 0  # messages that came since the last packet, but not even their id could be read
         # decisions on their way out
         self._held: list[bytes] = []
-        self._held_since: float | None = None
-        self._run_first = self._run_last = 0
+        self._patience = HOLD if join else -inf
+        self._run_first = 0  # the run of joined decisions, while there is one: from here to just before the head
         self._run_word: int | None = None
         self._turn = 0.0  # when the session was last told the time
         self._settled: set[int] = set()  # last ids of gaps settled by a batch, whose ENOENT means nothing
@@ -258,7 +259,6 @@ class QueueSession(Session):
         packet_id: int,
         word: int,
         now: float,
-        *,
         payload: bytes | None = None,
         mark: int | None = None,
         priority: int | None = None,
@@ -268,27 +268,23 @@ class QueueSession(Session):
         Raises `LocalProtocolError` for a packet that has its verdict already, or never came, and for STOLEN, which the kernel
         would refuse while keeping the packet; `EncodeError` for values that do not fit. In both cases nothing has changed.
         """
-        if packet_id not in self._waiting:
+        waiting = self._waiting
+        if packet_id not in waiting:
             raise LocalProtocolError(self._why_not(packet_id))
         if payload is None and mark is None and priority is None and self._join:
-            # A run starts at the head and grows by one, so nothing older than its end is undecided.
-            if word == self._run_word and packet_id == (self._run_last + 1) & ID_MASK:
-                self._run_last = packet_id
-            else:
+            # A run starts at the head and grows with it, so nothing older than its end is undecided.
+            if word != self._run_word or packet_id != self._head:
                 self._start_run(packet_id, word)
         else:
             message = self._verdict(packet_id, word, payload, mark, priority)
             self._close_run()
             self._hold(message)
-        self._waiting.discard(packet_id)
+        waiting.discard(packet_id)
         if packet_id == self._head:
-            self._head = head = (packet_id + 1) & ID_MASK
-            if head not in self._waiting and head != self._next_id:
-                self._advance()
-        if self._held_since is None:
-            # Counted from the last time a driver came by: a slow handler's verdict is old the moment it is given.
-            self._held_since = self._turn
-        if now - self._held_since > HOLD or not self._join:
+            self._head = head = packet_id + 1
+            if head not in waiting and head != self._next_id:
+                self._advance()  # which also wraps it at 2^32
+        if now > self.due:
             self._turn = now
             self.flush()
 
@@ -305,7 +301,7 @@ class QueueSession(Session):
     def flush(self) -> None:
         """Let the decisions made so far leave: they are in `datagrams_to_send` now."""
         self._close_run()
-        self._held_since = None
+        self.due = inf
         if not self._held:
             return
         datagram: list[bytes] = []
@@ -323,8 +319,8 @@ class QueueSession(Session):
         _check_word(word)
         self._close_run()
         if packet_id == self._head:
-            self._run_first = self._run_last = packet_id
-            self._run_word = word
+            self._run_first, self._run_word = packet_id, word
+            self._set_due()
         else:  # something older is undecided: this one must not be joined with anything
             self._hold(self._pack_verdict(packet_id, word, packet_id))
 
@@ -334,15 +330,20 @@ class QueueSession(Session):
         if word is None:
             return
         self._run_word = None
-        if self._run_first == self._run_last:
-            self._hold(self._pack_verdict(self._run_first, word, self._run_first))
-        else:
-            self._hold(self._pack_batch(self._run_last, word, self._run_last))
+        last = (self._head - 1) & ID_MASK
+        pack = self._pack_verdict if last == self._run_first else self._pack_batch
+        self._hold(pack(last, word, last))
 
     def _hold(self, message: bytes) -> None:
         self._held.append(message)
+        self._set_due()
         if len(self._held) >= MAX_JOINED:
             self.flush()
+
+    def _set_due(self) -> None:
+        if self.due == inf:
+            # Counted from the last time a driver came by: a slow handler's verdict is old the moment it is given.
+            self.due = self._turn + self._patience
 
     def _verdict(self, packet_id: int, word: int, payload: bytes | None, mark: int | None, priority: int | None) -> bytes:
         _check_word(word)
@@ -379,30 +380,35 @@ class QueueSession(Session):
         self._turn = now
         packets = codec(Packet)
         waiting, append = self._waiting.add, self._events.append
-        new, cls, owner = object.__new__, self._packet_class, self._owner
-        shape = None
-        at = 0
+        unpack, make, owner = _BE32.unpack_from, self._packet_class, self._owner
+        bound, expected = self.state is State.BOUND, self._next_id
+        known, at = None, 0
         for data in datagrams:
-            message = packets.match(data) if data.__class__ is bytes else None
-            if message is None or self.state is not State.BOUND:
+            shape = packets.match(data) or packets.remembered(data) if bound and type(data) is bytes else None
+            if shape is None:
+                self._next_id = expected & ID_MASK
                 self.receive_datagram(data, now)
+                bound, expected = self.state is State.BOUND, self._next_id
                 continue
-            if message._shape is not shape:
-                if message.res_id != self.number:
+            if shape is not known:
+                if int.from_bytes(data[18:20], "big") != self.number:
                     continue
-                shape = message._shape
-                at = shape.at[0]
-            packet_id = _BE32.unpack_from(data, at)[0]
-            if packet_id != self._next_id and not self._skip_to(packet_id):
-                self._repeated(packet_id, data)
-                continue
-            self._next_id = (packet_id + 1) & ID_MASK
+                known, at = shape, shape.at[0]
+            packet_id = unpack(data, at)[0]
+            if packet_id != expected:
+                self._next_id = expected = expected & ID_MASK
+                if packet_id != expected and not self._skip_to(packet_id):
+                    self._repeated(packet_id, data)
+                    continue
+            expected = packet_id + 1
             waiting(packet_id)
-            event = new(cls)
+            event = make()
             event.id = packet_id
-            event.message = message
             event.owner = owner
+            event._data = data
+            event._shape = shape
             append(event)
+        self._next_id = expected & ID_MASK
 
     def _message(self, message: NetlinkMessage, now: float) -> None:
         if not isinstance(message, Packet) or message.res_id != self.number or (self.state, Input.PACKET) not in TRANSITIONS:
@@ -413,8 +419,9 @@ class QueueSession(Session):
             return
         self._next_id = (packet_id + 1) & ID_MASK
         self._waiting.add(packet_id)
-        event = object.__new__(self._packet_class)
-        event.id, event.message, event.owner = packet_id, message, self._owner
+        event = self._packet_class()
+        event.id, event.owner = packet_id, self._owner
+        event._data, event._shape = message._data, message._shape
         self._events.append(event)
 
     def _repeated(self, packet_id: int, data: bytes) -> None:
@@ -445,16 +452,15 @@ class QueueSession(Session):
 
     def _advance(self) -> None:
         """Move the head past what is decided, and settle the gaps it meets."""
+        self._head &= ID_MASK
         while self._head != self._next_id and self._head not in self._waiting:
+            self._close_run()  # it ends where ids are passed over
             last = self._gaps.pop(self._head, None)
             if last is not None:
                 # Everything older has its verdict, so a batch message up to the gap's end speaks for the gap alone.
-                self._close_run()
                 self._hold(self._pack_batch(last, self.undecided.value, last))
                 self._settled.add(last)
                 self._head = last
-                if self._held_since is None:
-                    self._held_since = self._turn
             self._head = (self._head + 1) & ID_MASK
 
     def _truncated(self, datagram: bytes) -> None:
@@ -481,17 +487,13 @@ class QueueSession(Session):
         """The socket has been read empty: nothing more can be joined, so what was decided leaves."""
         self._turn = now
         super().receive_empty(now)
-        if self._held_since is None and not self._out:
+        if self.due == inf and not self._out:
             self._settled.clear()  # whatever the kernel had to say of them has been read
         self.flush()
 
-    def deadline(self) -> float | None:
-        """When held decisions must leave."""
-        return None if self._held_since is None else self._held_since + HOLD
-
     def handle_timer(self, now: float) -> None:
         """A driver came by: decisions held for longer than `HOLD` leave."""
-        if self._held_since is not None and now - self._held_since > HOLD:
+        if now > self.due:
             self.flush()
         self._turn = now
 

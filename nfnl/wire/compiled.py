@@ -34,6 +34,8 @@ V = TypeVar("V", bound=View)
 M = TypeVar("M", bound=Message)
 _new: Callable[..., Any] = object.__new__
 _put = object.__setattr__
+# the slots' own setters, past the immutability of views
+_put_data, _put_shape = View.__dict__["_data"].__set__, View.__dict__["_shape"].__set__
 
 
 class Header(NamedTuple):
@@ -77,7 +79,8 @@ class Pattern(NamedTuple):
         return self.type_and_flags, self.nfgenmsg, *self.headers[:-1], self.headers[-1][::2]
 
 
-Matcher = Callable[[bytes], Any]
+#: says of the bytes of a message whether they have a certain shape, and gives it
+Matcher = Callable[[bytes], Shape | None]
 
 
 class Codec:
@@ -89,7 +92,7 @@ class Codec:
         self.order = order
         #: what tells shapes apart -> (shape, its matcher)
         self._known: dict[tuple[Any, ...], tuple[Shape, Matcher]] = {}
-        #: the matcher of the shape seen last: a view, or None for any other shape
+        #: the matcher of the shape seen last
         self.match: Matcher = lambda data: None
 
     def decode(self, data: bytes, base: int = 0) -> Any:
@@ -97,20 +100,26 @@ class Codec:
 
         Raises `DecodeError`, naming attribute and offset.
         """
-        return self.match(data) or self._learn(data, base)
+        return view_of(self.cls, data, self.match(data) or self._learn(data, base))
 
-    def _learn(self, data: bytes, base: int) -> Any:
-        """The other remembered shapes, then step by step. The shape seen last is tried first next time: traffic comes in runs."""
-        for _, matcher in self._known.values():
-            view = matcher(data)
-            if view is not None:
+    def remembered(self, data: bytes) -> Shape | None:
+        """The shape of ``data``, if it is any of those seen before. It is tried first next time: traffic comes in runs."""
+        for shape, matcher in self._known.values():
+            if matcher(data) is not None:
                 self.match = matcher
-                return view
+                return shape
+        return None
+
+    def _learn(self, data: bytes, base: int) -> Shape:
+        """Another shape than that of the message before: a remembered one, or step by step."""
+        found = self.remembered(data)
+        if found is not None:
+            return found
         shape, remember = self._analyse(data, base)
         if remember is not None and len(self._known) < MAX_SHAPES:
             self.match = _matcher(self.cls, shape, remember)
             self._known[remember.key] = shape, self.match
-        return _view(self.cls, data, shape)
+        return shape
 
     def _analyse(self, data: bytes, base: int) -> tuple[Shape, Pattern | None]:
         """Decode generically: the shape, and the pattern that recognises it, if it is worth remembering."""
@@ -200,26 +209,34 @@ def _place(
 
 
 def _matcher(cls: type[Message], shape: Shape, pattern: Pattern) -> Matcher:
-    """Generate ``match(data) -> view | None`` for one shape.
+    """Generate ``match(data) -> shape | None`` for one shape.
 
-    One struct call takes nlmsg_len, type and flags, nfgenmsg and every attribute header out of the bytes, as 32-bit words, which
-    are then compared.
+    One struct call takes nlmsg_len, type and flags, nfgenmsg and every attribute header out of the bytes, as words of 32 bits, or
+    64 for neighbours, which are then compared.
     """
     order = shape.order
     words = [(4, pattern.type_and_flags), (16, pattern.nfgenmsg)]
     words += [(offset, order.attr.pack(nla_len, nla_type)) for offset, nla_len, nla_type in pattern.headers]
+    last = words.pop()
+    merged = [words[0]]
+    for offset, word in words[1:]:
+        before, neighbour = merged[-1]
+        if before + 4 == offset and len(neighbour) == 4:
+            merged[-1] = before, neighbour + word
+        else:
+            merged.append((offset, word))
     code, position, names, tests = order.prefix + "I", 4, ["n"], []
-    for offset, word in words:
-        code += f"{offset - position}xI"
-        position = offset + 4
+    for offset, word in [*merged, last]:
+        code += f"{offset - position}x{'I' if len(word) == 4 else 'Q'}"
+        position = offset + len(word)
         names.append(f"w{offset}")
-        tests.append(f"w{offset} == {order.u32.unpack(word)[0]}")
+        tests.append(f"w{offset} == {int.from_bytes(word, order.name)}")
     if pattern.length is None:
-        # the length of the last attribute follows from that of the message
+        # The length of the last attribute follows from that of the message. It is 4 at least, as its header could be read.
         offset, _, nla_type = pattern.headers[-1]
-        length_bits, type_bits = (0, nla_type << 16) if order is LITTLE else (16, nla_type)
-        tests[-1] = f"w{offset} == (n - {offset} << {length_bits} | {type_bits})"
-        tests.insert(0, f"{offset + NLA_HDRLEN} <= n == len(data)")
+        expected = f"n + {(nla_type << 16) - offset}" if order is LITTLE else f"(n - {offset} << 16) + {nla_type}"
+        tests[-1] = f"w{offset} == {expected}"
+        tests.insert(0, f"n == len(data) <= {offset + 0xFFFF}")
     else:
         tests.insert(0, f"n == {pattern.length} == len(data)")
     source = (
@@ -229,20 +246,12 @@ def _matcher(cls: type[Message], shape: Shape, pattern: Pattern) -> Matcher:
         "    except StructError:\n"
         "        return None\n"
         f"    if {' and '.join(tests)}:\n"
-        "        view = new(cls)\n"
-        "        put_data(view, data)\n"
-        "        put_shape(view, shape)\n"
-        "        return view\n"
+        "        return shape\n"
     )
     scope = {
         "unpack": Struct(code).unpack_from,
         "StructError": StructError,
-        "new": _new,
-        "cls": cls,
         "shape": shape,
-        # the slots' own setters, past the immutability of views
-        "put_data": View.__dict__["_data"].__set__,
-        "put_shape": View.__dict__["_shape"].__set__,
     }
     match: Matcher = _compile(source, scope, "match", f"<nfnl matcher of {cls.__name__}>")
     return match
@@ -269,7 +278,7 @@ def _getter(field: Attr) -> Callable[[Any], Any]:
     layout = field.layout
     scope: dict[str, Any] = {"default": None if field.required else field.default}
     if field.nest is not None:
-        scope |= {"nest": field.nest, "view": _view}
+        scope |= {"nest": field.nest, "view": view_of}
         value = "view(nest, self._data, place)"
     else:
         assert layout is not None
@@ -295,10 +304,11 @@ def _getter(field: Attr) -> Callable[[Any], Any]:
     return getter
 
 
-def _view(nest: type[V], data: bytes, shape: Shape) -> V:
-    view: V = _new(nest)
-    _put(view, "_data", data)
-    _put(view, "_shape", shape)
+def view_of(cls: type[V], data: bytes, shape: Shape) -> V:
+    """A view of bytes that are known to have that shape."""
+    view: V = _new(cls)
+    _put_data(view, data)
+    _put_shape(view, shape)
     return view
 
 
@@ -501,7 +511,7 @@ def revive(cls: type[V], data: bytes, order_name: str) -> V:
 def revive_nest(cls: type[V], data: bytes, start: int, end: int, order: ByteOrder, path: str, base: int = 0) -> V:
     """A view of the attributes between two offsets. Raises `DecodeError`."""
     install(cls)
-    return _view(cls, data, Shape(tuple(_walk(cls, data, start, end, order, [], path, base)), (start, end), order))
+    return view_of(cls, data, Shape(tuple(_walk(cls, data, start, end, order, [], path, base)), (start, end), order))
 
 
 _codecs: dict[tuple[type[Message], ByteOrder], Codec] = {}
