@@ -360,6 +360,7 @@ class QueueTable:
             return
         journey.fate = Fate.MOVING
         journey.reason = ""
+        self._note_verdict(skb, hook, verdict)
         if verdict == REPEAT:
             verdict = functions[entry.index].function(skb, hook)
         if verdict == ACCEPT:
@@ -375,7 +376,13 @@ class QueueTable:
             if self._nf_queue(skb, hook, entry.index, verdict):
                 hooks.resume(skb, hook, entry.index)
         else:
-            skb.drop(f"verdict {VERDICT_NAMES[kind] if kind <= STOP else verdict}")
+            skb.drop(journey.steps[-1].what)  # the verdict, or after REPEAT what the function said
+
+    def _note_verdict(self, skb: Skb, hook: int, verdict: int) -> None:
+        kind = verdict & VERDICT_MASK
+        name = VERDICT_NAMES[kind] if kind <= STOP else str(kind)
+        result = f"QUEUE {verdict >> 16}" if kind == QUEUE else name
+        self._note(skb, hook, f"verdict {name} from queue {skb.journey.queue}", result)
 
     def _note(self, skb: Skb, hook: int, what: str, result: str) -> None:
         skb.journey.steps.append(Step(HOOK_NAMES[hook], "", "", what, result))
