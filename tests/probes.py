@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from nfnl import open_queue
 from nfnl.testing.lab import LinuxLab
 
 PROBES: dict[str, Callable[[], str | None]] = {}
@@ -62,3 +63,19 @@ def user_namespaces() -> str | None:
     """A user namespace can be made, with a network namespace in it."""
     tried = subprocess.run(["unshare", "-Urn", "true"], capture_output=True, text=True, check=False)
     return tried.stderr.strip() or None
+
+
+@probe
+def payloads_unexamined() -> str | None:
+    """A verdict may replace a packet by any bytes whatever. Since 7.x Linux drops what is no proper packet."""
+    with LinuxLab() as lab:
+        lab.iptables("-t mangle -A OUTPUT -p udp -j NFQUEUE --queue-num 1")
+        lab.iptables("-A OUTPUT -j NFQUEUE --queue-num 2")
+        with open_queue(1, kernel=lab) as one, open_queue(2, kernel=lab) as two, lab.until_idle():
+            lab.send(bytes.fromhex("4500001c00010000401100007f0000017f000001") + bytes.fromhex("1388232800080000"))
+            for packet in one:
+                packet.accept(payload=bytes(28))
+            for packet in two:
+                packet.drop()
+                return None
+    return "this kernel examines them"

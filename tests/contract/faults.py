@@ -110,4 +110,7 @@ FAULTS: dict[str, Fault] = {
     "nothing fails open": Fault("QE", replaced(queueing, "FAIL_OPEN", 0)),
     "bypass is forgotten": Fault("QT", replaced(queueing, "QUEUE_BYPASS", 0)),
     "a hook may be taken away unnoticed": Fault("QF", replaced(QueueTable, "flush_hook", lambda self: None)),
+    "of a verdict the low byte counts": Fault("QV", changed(QueueTable, "_reinject", look_at_the_low_byte)),
+    "ids are compared as plain numbers": Fault("QB", replaced(Queue, "take_until", compare_plainly)),
+    "the payload is padded": Fault("QP", changed(queue, "packet_message", pad_it)),
 }

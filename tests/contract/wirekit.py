@@ -458,3 +458,15 @@ def udp_sum(packet: bytes) -> int:
     """The sum over a UDP datagram and its pseudo header: 0xffff when its checksum is right."""
     at, addresses = (20, packet[12:20]) if packet[0] >> 4 == 4 else (40, packet[8:40])
     return sum16(addresses + struct.pack(">HH", 17, len(packet) - at) + packet[at:])
+
+
+def raw_attributes(datagram: bytes) -> list[tuple[int, bytes]]:
+    """The attributes of a packet message in the order they stand in, by number and with nothing understood of them."""
+    found = []
+    at = 20
+    while at < len(datagram):
+        length, number = struct.unpack_from("=HH", datagram, at)
+        assert 4 <= length <= len(datagram) - at
+        found.append((number, datagram[at + 4 : at + length]))
+        at += align4(length)
+    return found
