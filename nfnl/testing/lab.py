@@ -249,8 +249,8 @@ class LinuxLab:
         with self._step():
             journey = self._watch.new(data, OUTPUT, mark)
             raw = self._raw[6 if v6 else 4]
-            raw.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
-            raw.setsockopt(socket.SOL_SOCKET, _SO_PRIORITY, priority)
+            for option, value in ((_SO_MARK, mark), (_SO_PRIORITY, priority)):
+                raw.setsockopt(socket.SOL_SOCKET, option, struct.pack("=I", value))
             try:
                 raw.sendto(data, socket.MSG_DONTWAIT, (socket.inet_ntop(family, to), 0))
             except OSError as error:
