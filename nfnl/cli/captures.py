@@ -162,12 +162,14 @@ class _Complaints(logging.Handler):
 def from_pcap(data: bytes) -> Iterator[Found]:
     """The nfnetlink datagrams of a capture, as tcpdump takes it from an nlmon device; pcapng too."""
     log, complaints = logging.getLogger("scapy.runtime"), _Complaints()
-    propagate, log.propagate = log.propagate, False
-    handlers, log.handlers = log.handlers, [complaints]
+    before = log.propagate, log.handlers, log.level
+    log.propagate, log.handlers = False, [complaints]
+    log.setLevel(logging.WARNING)
     try:
         yield from _netlink(_packets(data))
     finally:
-        log.propagate, log.handlers = propagate, handlers
+        log.propagate, log.handlers, _ = before
+        log.setLevel(before[2])
     for complaint in complaints.said:
         yield Found("", problem=complaint)
 

@@ -192,9 +192,14 @@ def test_no_capture_is_too_broken(data: st.DataObject, form: Callable[..., bytes
 
 def test_scapys_logger_is_left_as_it_was() -> None:
     log = logging.getLogger("scapy.runtime")
-    before = log.propagate, log.handlers
-    list(from_pcap(pcap([cooked(bytes(100))])[:100]))
-    assert (log.propagate, log.handlers) == before
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    before = log.propagate, log.handlers, log.level
+    try:
+        assert list(from_pcap(pcap([cooked(bytes(100))])[:100]))[-1].problem
+        assert (log.propagate, log.handlers, log.level) == before
+    finally:
+        log.setLevel(level)
 
 
 # --- forms -----------------------------------------------------------------------------------------------------------------------
