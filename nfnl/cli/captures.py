@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import re
+import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from nfnl.wire.constants import NETLINK_NETFILTER
 from nfnl.wire.header import BIG, LITTLE, NATIVE, ByteOrder
@@ -16,9 +14,12 @@ from nfnl.wire.header import BIG, LITTLE, NATIVE, ByteOrder
 LINKTYPE_NETLINK = 253
 #: In front of each datagram of that link type: ARPHRD_NETLINK at 2, the netlink protocol at 14, both big-endian.
 _COOKED = 16
-#: longer than any netlink datagram with one message of nfnetlink
+#: rows left out of a dump, where it says that the row above comes again, are believed up to so many bytes
 _LONGEST = 1 << 20
-_PCAP = (b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1", b"\x0a\x0d\x0d\x0a")
+#: how a capture begins: pcap in either byte order, with microseconds and nanoseconds; pcapng
+_PCAP = (b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1")
+_PCAPNG = b"\x0a\x0d\x0d\x0a"
+_INTERFACE, _ENHANCED_PACKET = 1, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Found:
 
 def form_of(data: bytes) -> str:
     """``pcap``, ``hex`` or ``binary``."""
-    if data.startswith(_PCAP):
+    if data.startswith((*_PCAP, _PCAPNG)):
         return "pcap"
     textual = all(byte in b"\t\n\v\f\r" or 0x20 <= byte < 0x7F for byte in data)
     return "hex" if textual else "binary"
@@ -148,65 +149,81 @@ def _read_digits(block: list[tuple[int, str]], data: bytearray) -> None:
 # --- captures --------------------------------------------------------------------------------------------------------------------
 
 
-class _Complaints(logging.Handler):
-    """What scapy says about a broken file, instead of on standard error."""
+class _BadCaptureError(Exception):
+    """It says what, and where."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+@dataclass(frozen=True, slots=True)
+class _Packet:
+    linktype: int
+    order: ByteOrder  #: of the host that wrote it, which is the one that spoke netlink
+    data: bytes
 
 
 def from_pcap(data: bytes) -> Iterator[Found]:
-    """The nfnetlink datagrams of a capture, as tcpdump takes it from an nlmon device; pcapng too."""
-    log, complaints = logging.getLogger("scapy.runtime"), _Complaints()
-    before = log.propagate, log.handlers, log.level
-    log.propagate, log.handlers = False, [complaints]
-    log.setLevel(logging.WARNING)
-    try:
-        yield from _netlink(_packets(data))
-    finally:
-        log.propagate, log.handlers, _ = before
-        log.setLevel(before[2])
-    for complaint in complaints.said:
-        yield Found("", problem=complaint)
-
-
-def _packets(data: bytes) -> Iterator[tuple[int, ByteOrder, bytes]]:
-    """Link type, byte order of the capturing host, bytes. Raises whatever scapy does."""
-    from scapy.utils import RawPcapReader
-
-    reader: Any = RawPcapReader(io.BytesIO(data))
-    while True:
-        try:
-            packet, facts = reader._read_packet(_LONGEST)  # iterating would cut at 65535
-        except EOFError:
-            return
-        linktype = facts.linktype if hasattr(facts, "linktype") else reader.linktype  # pcapng has one for each interface
-        yield linktype, BIG if reader.endian == ">" else LITTLE, packet
-
-
-def _netlink(packets: Iterable[tuple[int, ByteOrder, bytes]]) -> Iterator[Found]:
+    """The nfnetlink datagrams of a pcap or pcapng capture, as tcpdump takes it from an nlmon device."""
     strange: Counter[str] = Counter()
     others: Counter[int] = Counter()
-    number = 0
+    packets = _pcapng(data) if data.startswith(_PCAPNG) else _pcap(data)
     try:
-        for number, (linktype, order, packet) in enumerate(packets, 1):
-            protocol = int.from_bytes(packet[14:_COOKED], "big")
-            if linktype != LINKTYPE_NETLINK:
-                strange[f"of link type {linktype}, not netlink ({LINKTYPE_NETLINK})"] += 1
-            elif len(packet) < _COOKED:
+        for number, packet in enumerate(packets, 1):
+            protocol = int.from_bytes(packet.data[14:_COOKED], "big")
+            if packet.linktype != LINKTYPE_NETLINK:
+                strange[f"of link type {packet.linktype}, not netlink ({LINKTYPE_NETLINK})"] += 1
+            elif len(packet.data) < _COOKED:
                 strange["cut off within the capture header of netlink"] += 1
             elif protocol != NETLINK_NETFILTER:
                 others[protocol] += 1
             else:
-                yield Found(f"packet {number}", packet[_COOKED:], order=order)
-    except Exception as error:  # scapy on a broken file: struct.error, its own, and others
-        yield Found("", problem=f"the capture is broken at packet {number + 1}: {error}")
+                yield Found(f"packet {number}", packet.data[_COOKED:], order=packet.order)
+    except _BadCaptureError as error:
+        yield Found("", problem=f"the capture is broken: {error}")
     for what, count in strange.items():
         yield Found("", problem=f"left out: {count} packet{'s' * (count != 1)} {what}")
     if others:
         protocols = ", ".join(str(protocol) for protocol in sorted(others))
         yield Found("", remark=f"left out: {others.total()} of other netlink protocols ({protocols})")
+
+
+def _take(data: bytes, at: int, size: int, what: str) -> bytes:
+    piece = data[at : at + size]
+    if len(piece) < size:
+        raise _BadCaptureError(f"{what} at byte {at} takes {size} bytes, but {len(piece)} are left")
+    return piece
+
+
+def _pcap(data: bytes) -> Iterator[_Packet]:
+    """draft-ietf-opsawg-pcap: a file header, then records of time, length here, length there, bytes."""
+    if data[:4] not in _PCAP:
+        raise _BadCaptureError("it begins neither like pcap nor like pcapng")
+    order = BIG if data[0] == 0xA1 else LITTLE
+    linktype = order.u32.unpack_from(_take(data, 0, 24, "the file header"), 20)[0] & 0xFFFF
+    at = 24
+    while at < len(data):
+        length = order.u32.unpack_from(_take(data, at, 16, "the record header"), 8)[0]
+        yield _Packet(linktype, order, _take(data, at + 16, length, "a record"))
+        at += 16 + length
+
+
+def _pcapng(data: bytes) -> Iterator[_Packet]:
+    """draft-ietf-opsawg-pcapng: blocks of type, length, body, length again; sections may differ in byte order."""
+    order = LITTLE
+    linktypes: list[int] = []
+    at = 0
+    while at < len(data):
+        head = _take(data, at, 12, "a block")
+        if head.startswith(_PCAPNG):
+            order = BIG if head[8:] == b"\x1a\x2b\x3c\x4d" else LITTLE
+            linktypes = []
+        kind, length = order.u32.unpack_from(head, 0)[0], order.u32.unpack_from(head, 4)[0]
+        if length < 12 or length % 4:
+            raise _BadCaptureError(f"a block at byte {at} says it has {length} bytes")
+        body = _take(data, at, length, "a block")[8:-4]
+        if kind == _INTERFACE:
+            linktypes.append(order.u16.unpack_from(_take(body, 0, 8, "an interface description"), 0)[0])
+        elif kind == _ENHANCED_PACKET:
+            interface, _, _, size, _ = struct.unpack_from(order.prefix + "5I", _take(body, 0, 20, "a packet block"))
+            if interface >= len(linktypes):
+                raise _BadCaptureError(f"the packet at byte {at} is from interface {interface}, which is not described")
+            yield _Packet(linktypes[interface], order, _take(body, 20, size, "a packet"))
+        at += length

@@ -73,7 +73,7 @@ def test_broken_input_is_shown_as_far_as_it_goes_and_named_at_the_end() -> None:
         (["decode"], b"", "nfnl decode: standard input: there is no datagram in it"),
         (["decode", "/nowhere"], b"", "Error: /nowhere: No such file or directory"),
         (["decode", "/"], b"", "Error: /: Is a directory"),
-        (["decode", "--pcap"], BIND.encode(), "nfnl decode: standard input: the capture is broken at packet 1: Not a supported"),
+        (["decode", "--pcap"], BIND.encode(), "nfnl decode: standard input: the capture is broken: it begins neither"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_a_line(arguments: list[str], given: bytes, complaint: str) -> None:
