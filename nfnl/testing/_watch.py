@@ -13,6 +13,7 @@ import re
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -68,15 +69,17 @@ class Place(Enum):
 class LabJourney(Journey):
     """A journey through a real kernel. What was not seen to end yet is looked after whenever it is asked."""
 
-    __slots__ = ("device", "hook", "packet_id", "pieces", "place", "refresh", "touched", "visit")
+    __slots__ = ("device", "hook", "marking", "packet_id", "pieces", "place", "refresh", "target", "touched", "visit")
 
     hook: int  #: the hook it is at or was at last
     place: Place
     device: int  #: ifindex of the device it leaves through
+    target: int | None  #: the queue it was sent to, if that is known
     packet_id: int  #: its number in the queue
     pieces: int  #: how many fragments of it have left
     visit: int  #: how many steps there were when it came to this hook
     touched: bool  #: it was heard of since the last verdict about it
+    marking: int | None  #: which step, a rule, sets its mark; the next report tells to what
     refresh: Callable[[], object] | None
 
     def __getattribute__(self, name: str) -> Any:
@@ -124,6 +127,8 @@ class Watch:
         #: verdicts that were sent: the packet, and what to go back to if the kernel refuses
         self._decided: list[tuple[LabJourney, dict[str, Any]]] = []
         self._queues: dict[int, QueueState] = {}
+        #: packets that passed a queue by, and which of their steps says so
+        self._by: list[tuple[LabJourney, int]] = []
         #: the headers of the packet that nftables traces
         self._headers = b""
         #: the packet last heard of: what the kernel sends now is because of it
@@ -141,7 +146,7 @@ class Watch:
         journey = LabJourney(packet, packet, mark)
         journey.place, journey.hook, journey.visit, journey.refresh = Place.ENTERING, hook, 0, self._refresh
         journey.device = journey.packet_id = journey.pieces = 0
-        journey.touched = True
+        journey.touched, journey.marking, journey.target = True, None, None
         self._moving.append(journey)
         return journey
 
@@ -188,7 +193,7 @@ class Watch:
         elif kind in (_ACCEPT, _STOP):
             self._pass(journey)
         elif kind == _QUEUE:
-            journey.place, journey.queue = Place.SENT_TO_QUEUE, word >> 16
+            journey.place, journey.target = Place.SENT_TO_QUEUE, word >> 16
             result = f"QUEUE {word >> 16}"
         else:
             journey.place = Place.LOST
@@ -218,7 +223,8 @@ class Watch:
                     table, chain, what, position = trace.groups()
                     # a rule without conditions is called a policy, too: its number tells
                     text = self._text(family, table, chain, int(position) - 1, what == "policy")
-                    self._meets(attributes[1][2], attributes.get(9, b""), table, chain, text, None)
+                    mark = int.from_bytes(attributes.get(2, b""), "big")
+                    self._meets(attributes[1][2], attributes.get(9, b""), mark, table, chain, text, None)
                 elif kind == _NFT_TRACE and attributes[1] != TABLE.encode() + b"\0":
                     self._nft_trace(family, attributes)
 
@@ -238,20 +244,27 @@ class Watch:
         self._end(journey, Fate.SENT, journey.reason)
 
     def _probe(self, attributes: dict[int, bytes]) -> None:
-        first, hook = attributes[10].startswith(b"first"), attributes[1][2]
-        data, mark = attributes.get(9, b""), int.from_bytes(attributes.get(2, b""), "big")
-        indev, outdev = (int.from_bytes(attributes.get(number, b""), "big") for number in (4, 5))
+        first, hook, data = attributes[10].startswith(b"first"), attributes[1][2], attributes.get(9, b"")
+        indev, outdev, mark = (int.from_bytes(attributes.get(number, b""), "big") for number in (4, 5, 2))
         journey = self._at_door(hook, indev, data) if first else self._in_room(hook, data)
-        if len(data) >= 65531 and journey.data.startswith(data):
-            data = journey.data  # no log message holds more than that
-        journey.data, journey.mark, journey.touched = data, mark, True
+        self._heard_of(journey, data, mark)
         if first:
             journey.place, journey.hook, journey.device, journey.visit = Place.INSIDE, hook, outdev, len(journey.steps)
         else:
             if len(journey.steps) == journey.visit:
                 journey.steps.append(Step(HOOKS[hook], "", "", "nothing is hooked here", "ACCEPT"))
             self._pass(journey)
+
+    def _heard_of(self, journey: LabJourney, data: bytes, mark: int) -> None:
+        """A report about this packet. ``data`` may be only its beginning: no log message holds more than 65531 bytes."""
         self._current = journey
+        journey.touched = True
+        journey.mark = mark
+        if not journey.data.startswith(data):
+            journey.data = data
+        if journey.marking is not None:
+            journey.steps[journey.marking] = replace(journey.steps[journey.marking], result=f"MARK {mark:#x}")
+            journey.marking = None
 
     def _pass(self, journey: LabJourney) -> None:
         if journey.hook == INPUT:
@@ -278,10 +291,18 @@ class Watch:
         here = [j for j in self._moving if j.hook == hook]
         return (
             self._pick([j for j in here if j.place is Place.INSIDE], data)
-            or self._pick([j for j in here if j.place is Place.SENT_TO_QUEUE], data)  # nobody listened, and the rule says bypass
+            or self._passed_by(self._pick([j for j in here if j.place is Place.SENT_TO_QUEUE], data))
             or self._resumed([j for j in self._waiting if j.hook == hook], data)
             or self._answer(hook, data)
         )
+
+    def _passed_by(self, journey: LabJourney | None) -> LabJourney | None:
+        """A packet that no queue took, and that goes on all the same."""
+        if journey is not None:
+            self._by.append((journey, len(journey.steps)))
+            journey.steps.append(Step(HOOKS[journey.hook], "", "", f"{_name(journey.target)}: nobody listens, bypass", "ACCEPT"))
+            journey.place = Place.INSIDE
+        return journey
 
     def _resumed(self, candidates: list[LabJourney], data: bytes) -> LabJourney | None:
         """A packet whose verdict came from a program that the lab does not see."""
@@ -323,7 +344,8 @@ class Watch:
             return  # the end of a chain, which is told again as its policy
         hook = (self._pick(inside, self._headers) or inside[0]).hook
         text = self._text(family, table, chain, index, what == "policy")
-        self._meets(hook, self._headers, table, chain, text, verdict)
+        mark = int.from_bytes(attributes.get(14, b""), "big")
+        self._meets(hook, self._headers, mark, table, chain, text, verdict)
 
     def _text(self, family: int, table: str, chain: str, index: int, policy: bool) -> str | None:
         """The rule, or the policy, as iptables-save prints it; None for what iptables knows nothing of."""
@@ -332,11 +354,12 @@ class Watch:
             return rules[index]
         return f"policy {named}" if policy and named else None
 
-    def _meets(self, hook: int, data: bytes, table: str, chain: str, text: str | None, verdict: int | None) -> None:
+    def _meets(
+        self, hook: int, data: bytes, mark: int, table: str, chain: str, text: str | None, verdict: int | None
+    ) -> None:
         """A packet meets a rule, or the end of a chain. ``verdict`` is what nftables says of it; iptables leaves it to the text."""
         journey = self._in_room(hook, data)
-        self._current = journey
-        journey.touched = True
+        self._heard_of(journey, data + journey.data[len(data) :], mark)
         if text is None:
             return
         found = re.search(r"(?: -[jg]|^policy) (\S+)", text)
@@ -345,10 +368,12 @@ class Watch:
             number = re.search(r"--queue-num (\d+)", text)
             queue = int(number[1]) if number else verdict >> 16 if verdict else None
             target = "QUEUE" if queue is None else f"QUEUE {queue}"
-            journey.place, journey.queue = Place.SENT_TO_QUEUE, queue
+            journey.place, journey.target = Place.SENT_TO_QUEUE, queue
         elif target in ("DROP", "REJECT"):
             journey.place, journey.reason = Place.LOST, text
         journey.steps.append(Step(HOOKS[hook], table, chain, text, target))
+        if target == "MARK":
+            journey.marking = len(journey.steps) - 1
 
     # ------------------------------------------------------------------ at rest
 
@@ -397,14 +422,18 @@ class Watch:
                 before = QueueState(state.owner, 0, 0, 0, 0, 0)  # bound anew
                 self._flush(number, 0, f"queue {number} was closed")
             fresh = (state.last_id - before.last_id - (state.refused - before.refused)) & 0xFFFFFFFF
-            asked = [j for j in self._moving if j.place is Place.SENT_TO_QUEUE and j.queue in (number, None)]
+            asked = [j for j in self._moving if j.place is Place.SENT_TO_QUEUE and j.target in (number, None)]
             if not asked:  # by a rule that does not tell: of nftables, in a lab that traces iptables-legacy
                 asked = [j for j in self._moving if j.place is Place.INSIDE and j.touched][:fresh]
             for packet_id, journey in enumerate(asked[:fresh], state.last_id - fresh + 1):
                 self._wait(journey, number, packet_id & 0xFFFFFFFF)
             for journey in asked[fresh:]:
-                if journey.queue is not None:
-                    journey.place, journey.reason = Place.LOST, self._loss(number, before, state)
+                if journey.target is not None:
+                    journey.place, journey.reason = Place.LOST, self._loss(journey, before, state)
+            for journey, step in self._by:
+                if journey.target == number:
+                    what = f"{self._loss(journey, before, state)}, fail-open"
+                    journey.steps[step] = replace(journey.steps[step], what=what)
             ours = [j for j in self._waiting if j.queue == number]
             for journey, undo in self._decided:  # of a queue all verdicts of one sender were refused, or none
                 if len(ours) < state.waiting and undo["queue"] == number and not journey.touched and journey not in self._waiting:
@@ -414,16 +443,19 @@ class Watch:
             self._flush(gone, 0, f"queue {gone} was closed")
         for journey in self._moving:
             if journey.place is Place.SENT_TO_QUEUE:
-                journey.place = Place.LOST
-                journey.reason = f"queue {'?' if journey.queue is None else journey.queue}: nobody listens"
+                journey.place, journey.reason = Place.LOST, f"{_name(journey.target)}: nobody listens"
+        self._by.clear()
 
     @staticmethod
-    def _loss(number: int, before: QueueState, state: QueueState) -> str:
+    def _loss(journey: LabJourney, before: QueueState, state: QueueState) -> str:
+        """Why a queue did not keep a packet."""
+        queue = _name(journey.target)
         if state.copy_mode == 0:
-            return f"queue {number}: copy mode is NONE"
+            return f"{queue}: copy mode is NONE"
+        journey.queue = journey.target
         if state.refused != before.refused:
-            return f"queue {number}: its owner did not take the message"
-        return f"queue {number} is full"
+            return f"{queue}: its owner did not take the message"
+        return f"{queue} is full"
 
     def _undo(self, journey: LabJourney, before: dict[str, Any]) -> LabJourney:
         """The kernel refused the verdict: the packet waits where it was."""
@@ -446,6 +478,10 @@ class Watch:
         journey.place, journey.fate, journey.reason = Place.ENDED, fate, reason
         self._moving.remove(journey)
         journey.refresh = None
+
+
+def _name(queue: int | None) -> str:
+    return "a queue" if queue is None else f"queue {queue}"
 
 
 class Counter:

@@ -29,6 +29,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self, SupportsBytes, TypeVar
 
 from nfnl.errors import LocalProtocolError, TransportClosed, error_name
+from nfnl.sim.iptables import IptablesError
 from nfnl.sim.journey import Journey
 from nfnl.testing._watch import HOOKS, OUTPUT, PREROUTING, PROBES, TABLE, TRACES, Counter, QueueState, Rules, Watch
 from nfnl.transport.base import SocketOptions, Wait
@@ -111,6 +112,8 @@ class LinuxLab:
         self._lock = threading.RLock()
         self._holder = 0  #: the thread that holds the lock
         self._idling = 0
+        #: what programs have sent with `send_raw`, such as the answers of `QueuedPacket.reject`; the last is the latest
+        self.sent: list[Journey] = []
         self._tuns: dict[str, tuple[int, int]] = {}  #: name -> descriptor, ifindex
         self._transports: weakref.WeakSet[LabTransport] = weakref.WeakSet()
         self._cached_rules: dict[int, Rules] = {}
@@ -161,13 +164,13 @@ class LinuxLab:
         def opened(*arguments: int) -> socket.socket:
             return cleanup.enter_context(self._kernel.inside(lambda: socket.socket(*arguments)))
 
-        reports = opened(socket.AF_NETLINK, socket.SOCK_RAW, 12)
-        reports.bind((_PORT, 0))
-        _enlarge(reports, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-        _configure_logging(reports)
+        self._reports = opened(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+        self._reports.bind((_PORT, 0))
+        _enlarge(self._reports, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
+        _configure_logging(self._reports)
         if self.flavour == "nft":
-            reports.setsockopt(270, 1, 9)  # NETLINK_ADD_MEMBERSHIP of NFNLGRP_NFTRACE
-        self._watch = Watch(reports, self._rules, self._refresh)
+            self._reports.setsockopt(270, 1, 9)  # NETLINK_ADD_MEMBERSHIP of NFNLGRP_NFTRACE
+        self._watch = Watch(self._reports, self._rules, self._refresh)
         self._loopback = opened(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         self._loopback.bind(("lo", _ETH_P_MARKER))
         self._loopback.settimeout(1)
@@ -226,16 +229,16 @@ class LinuxLab:
     # ------------------------------------------------------------------ the tester's verbs
 
     def iptables(self, line: str) -> str:
-        """``iptables <line>``, as typed in a shell; what it prints. Raises LocalProtocolError with what it complains of."""
-        return self._iptables("iptables", shlex.split(line))
+        """``iptables <line>``, as typed in a shell; what it prints. Raises `IptablesError` with what it complains of."""
+        return self._iptables("iptables", line)
 
     def ip6tables(self, line: str) -> str:
         """``ip6tables <line>``."""
-        return self._iptables("ip6tables", shlex.split(line))
+        return self._iptables("ip6tables", line)
 
     def iptables_restore(self, text: str) -> str:
-        """``iptables-restore`` with this input."""
-        return self._iptables("iptables", [], text)
+        """``iptables-restore`` with this input. Raises `IptablesError`."""
+        return self._iptables("iptables", "", text)
 
     def send(self, packet: SupportsBytes, *, mark: int = 0, priority: int = 0) -> Journey:
         """A local program sends a packet, from the network header on, through a raw socket with IP_HDRINCL.
@@ -257,6 +260,13 @@ class LinuxLab:
                 journey.errno = error.errno or 0
                 journey.reason = _REFUSALS.get(journey.errno, error_name(journey.errno))
         return journey
+
+    def send_raw(self, packet: bytes) -> None:
+        """Send an IP packet, as `nfnl.transport.base.Kernel.send_raw` says; for programs, where `send` is for their tester."""
+        journey = self.send(packet)
+        self.sent.append(journey)
+        if journey.errno:
+            raise OSError(journey.errno, journey.reason)
 
     def receive(self, packet: SupportsBytes, dev: str = "eth0") -> Journey:
         """A packet arrives on a device. Raises OSError: ENODEV, ENETDOWN, EINVAL for what is not IP."""
@@ -395,13 +405,15 @@ class LinuxLab:
             raise OSError(number, f"{os.strerror(number)}: ip {'; '.join(lines)}: {complaint}")
         self._refresh()
 
-    def _iptables(self, program: str, arguments: list[str], text: str | None = None) -> str:
-        name = f"{program}-{self.flavour}{'' if text is None else '-restore'}"
+    def _iptables(self, program: str, line: str, text: str | None = None) -> str:
+        words = shlex.split(line)
+        if words and words[0] in (program, f"{program}-{self.flavour}"):
+            del words[0]
         with self._step():
-            done = self._program([name, *arguments], text)
+            done = self._program([f"{program}-{self.flavour}{'' if text is None else '-restore'}", *words], text)
             self._cached_rules.clear()
         if done.returncode:
-            raise LocalProtocolError(f"{shlex.join([program, *arguments])}: {done.stderr.strip()}")
+            raise IptablesError(done.returncode, done.stderr)
         return done.stdout
 
     def _rules(self, family: int) -> Rules:
@@ -636,8 +648,13 @@ _IP_COMPLAINTS = {
     "No such device": errno.ENODEV,
     "Cannot find device": errno.ENODEV,
 }
-#: Why a raw socket does not take a packet, where the errno is not telling enough.
-_REFUSALS = {errno.EMSGSIZE: "longer than the device's MTU", errno.ENETUNREACH: "no route", errno.EINVAL: "no IP packet"}
+#: Why a raw socket does not take a packet.
+_REFUSALS = {
+    errno.EINVAL: "no IP header",
+    errno.EMSGSIZE: "longer than the MTU of the device",
+    errno.ENETUNREACH: "no route",
+    errno.EHOSTUNREACH: "a route that says unreachable",
+}
 
 
 @contextmanager
