@@ -2,10 +2,10 @@
 
     sudo python -m bench.queue_drain
 
-Each contender drains the same number of the same packets, in a process of its own, in rounds that take turns (A B C, A B C, ...), so
-that what else the machine does hits all alike. Its handler reads the payload and accepts. CPU time is what the kernel charges to that
-process (user and system), which includes sending the accepted packets on; ratios are taken within a round. Absolute times say something
-about a machine, the ratios about programs.
+Each contender drains the same number of the same packets, in a process of its own, in rounds that take turns (A B C, A B C,
+...), so that what else the machine does hits all alike. Its handler reads the payload and accepts. CPU time is what the kernel
+charges to that process (user and system), which includes sending the accepted packets on; ratios are taken within a round.
+Absolute times say something about a machine, the ratios about programs.
 """
 
 from __future__ import annotations
@@ -13,58 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from bench.contenders import BENCH, CONTENDERS, NotInstalledError
+from bench.contenders import CONTENDERS, NotInstalledError
+from bench.referee import Contest, Turn
 from bench.tables import Spread, table
 from bench.world import CannotRunError, World
 
 QUEUE = 1
-#: NetfilterQueue copies no more
-COPY_RANGE = 4016
-#: SO_RCVBUF; the kernel doubles it. A full-size packet takes 2304 bytes
-RECEIVE_BUFFER = 1 << 29
 #: drained before the clock starts: code is generated, pages are touched
 WARM_UP = 1000
-IP_AND_UDP_HEADER = 28
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one drain cost one contender, per packet, in µs."""
-
-    cpu: float
-    user: float
-    wall: float
-
-
-def take_turn(world: World, command: list[str], packets: int, size: int) -> Turn:
-    """Start a contender, fill its queue, let it drain. Raises `CannotRunError` if it did not see every packet whole."""
-    terms = map(str, (QUEUE, COPY_RANGE, packets + WARM_UP, RECEIVE_BUFFER))
-    with subprocess.Popen([*command, *terms], cwd=BENCH.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        if child.stdout.readline() != "bound\n":
-            raise CannotRunError(f"{command[0]} did not bind its queue")
-        for count in (WARM_UP, packets):
-            world.fill(count, size)
-            child.stdin.write(f"{count}\n")
-            child.stdin.flush()
-            answer = child.stdout.readline()
-            if not answer:
-                raise CannotRunError(f"{command[0]} ended without a word")
-            report: dict[str, Any] = json.loads(answer)
-            left = world.waiting().packets
-            if left or report["packets"] != count or report["bytes"] != count * (size + IP_AND_UDP_HEADER):
-                raise CannotRunError(f"{command[0]} was to drain {count} packets, but: {report}, {left} left")
-        child.stdin.close()
-    each = 1e6 / packets
-    return Turn((report["user"] + report["system"]) * each, report["user"] * each, report["wall"] * each)
 
 
 def prepare(names: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
@@ -86,21 +47,22 @@ def summary(turns: dict[str, list[Turn]], missing: dict[str, str]) -> str:
     first = next(iter(turns))
     rows: list[list[object]] = []
     for name, own in turns.items():
-        row: list[object] = [name]
-        row += [Spread.of([getattr(t, what) for t in own]) for what in ("cpu", "user", "wall")]
-        row += [Spread.of([getattr(a, what) / getattr(b, what) for a, b in zip(turns[first], own, strict=True)]) for what in ("cpu", "wall")]
+        row: list[object] = [name, Spread.of([turn.cpu for turn in own]), Spread.of([turn.wall for turn in own])]
+        pairs = list(zip(turns[first], own, strict=True))
+        row += [Spread.of([a.cpu / b.cpu for a, b in pairs]), Spread.of([a.wall / b.wall for a, b in pairs])]
         rows.append(row)
-    head = ("", "CPU µs", "of it user", "wall µs", f"CPU: {first} / this", f"wall: {first} / this")
+    head = ("", "CPU µs", "wall µs", f"CPU: {first} / this", f"wall: {first} / this")
     return "\n".join([table(head, rows), *(f"{name}: not installed: {why}" for name, why in missing.items())])
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.queue_drain", description="Drain a real queue: nfnl beside its peers.")
+    parser = argparse.ArgumentParser(prog="python -m bench.queue_drain", description="Drain a real queue: nfnl and its peers.")
     parser.add_argument("--packets", type=int, default=20_000, help="packets in the queue (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (%(default)s)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 1400], help="bytes of UDP data (%(default)s)")
-    parser.add_argument("--only", nargs="+", default=[], choices=[c.name for c in CONTENDERS], help="these contenders", metavar="NAME")
+    names = [contender.name for contender in CONTENDERS]
+    parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="NAME", help=f"of {', '.join(names)}")
     parser.add_argument("--json", type=Path, help="write every turn there")
     return parser.parse_args(arguments)
 
@@ -116,9 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             turns: dict[str, list[Turn]] = {name: [] for name in ready}
             for _ in range(options.rounds):
                 for name, command in ready.items():
-                    turns[name].append(take_turn(world, command, options.packets, size))
+                    with Contest(world, command, max(options.packets, WARM_UP)) as contest:
+                        contest.turn(WARM_UP, size)
+                        turns[name].append(contest.turn(options.packets, size))
             results[str(size)] = turns
-            print(f"{size} bytes, {options.packets} packets, {options.rounds} rounds; median (quartiles) per packet")
+            print(f"{size} bytes, {options.packets} packets, {options.rounds} rounds; per packet: median (quartiles)")
             print(summary(turns, missing), flush=True)
             print()
     except CannotRunError as why:

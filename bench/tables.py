@@ -30,8 +30,8 @@ class Spread:
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns, the first to the left and the others to the right."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
+        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))])
+        for first, *others in cells
     )

@@ -30,8 +30,8 @@ class Waiting:
 class World:
     """Moves this process, for good, into a new namespace where UDP to port 9000 goes to a queue.
 
-    The receiver on that port has a tiny buffer that nobody reads: a packet that was accepted is delivered and thrown away, at the
-    same price for every contender, and no ICMP error is made.
+    The receiver on that port has a tiny buffer that nobody reads: a packet that was accepted is delivered and thrown away, at
+    the same price for every contender, and no ICMP error is made.
     """
 
     def __init__(self, queue: int) -> None:

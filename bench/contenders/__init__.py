@@ -57,8 +57,8 @@ def _netfilter_queue() -> list[str]:
 def _build(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines()
-        telling = next((line for line in words if "error:" in line.lower()), words[-1] if words else f"exit status {done.returncode}")
+        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
+        telling = next((line for line in said if "error:" in line.lower()), said[-1])
         raise NotInstalledError(f"{Path(command[0]).name}: {telling.strip()}")
 
 
