@@ -23,6 +23,7 @@ from nfnl.errors import (
     NotFound,
     NotPermitted,
     OverrunError,
+    PacketError,
     RemoteProtocolError,
     TransportClosed,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "Overrun",
     "OverrunError",
     "Packet",
+    "PacketError",
     "PacketQueued",
     "PacketsLost",
     "Queue",

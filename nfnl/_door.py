@@ -189,6 +189,10 @@ class QueueDoor:
         if self._output:
             self._pump.send()
 
+    def send_raw(self, packet: bytes) -> None:
+        """An answer to a packet, from this host; users call `QueuedPacket.reject`."""
+        self._kernel.send_raw(packet)
+
     def is_waiting(self, packet_id: int) -> bool:
         """It has come and has no verdict."""
         return packet_id in self._session.waiting_set

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, SupportsBytes
 
-from nfnl.errors import LocalProtocolError
+from nfnl import packets
+from nfnl.errors import LocalProtocolError, NotPermitted
 from nfnl.session.events import PacketQueued
-from nfnl.subsys.queue import Packet
-from nfnl.wire.constants import VERDICT_FLAG_QUEUE_BYPASS, Hook, Verdict
+from nfnl.subsys.queue import Packet, SkbInfo
+from nfnl.wire.constants import VERDICT_FLAG_QUEUE_BYPASS, EtherType, Hook, Verdict
 
 if TYPE_CHECKING:
     from nfnl._door import QueueDoor
@@ -100,19 +101,24 @@ class QueuedPacket(PacketQueued):
         self,
         payload: bytes | SupportsBytes | None = None,
         *,
+        repair: bool = False,
         mark: int | None = None,
         priority: int | None = None,
         stop: bool = False,
     ) -> None:
         """Let it go on with the next hook; with ``stop``, past all further hooks at this point (NF_STOP).
 
-        ``payload`` replaces the packet from the network header on; lengths and checksums in it must be right, the kernel repairs
-        nothing. ``mark`` replaces the packet mark (0 clears it), ``priority`` the priority (since Linux 5.18).
+        ``payload`` replaces the packet from the network header on. The kernel repairs nothing in it: lengths and checksums must be
+        right, or ``repair`` makes them so (`nfnl.packets.repair`; without a new payload, those of the packet as it came). ``mark``
+        replaces the packet mark (0 clears it), ``priority`` the priority (since Linux 5.18).
 
         Raises `LocalProtocolError` if the packet has its verdict already, or for a new payload when the old one was `truncated`
-        (the rest of the packet would be lost); `EncodeError` for values that do not fit. The packet then still waits.
+        (the rest of the packet would be lost); `EncodeError` for values that do not fit; `PacketError` for what cannot be repaired.
+        The packet then still waits.
         """
         word = _STOP if stop else _ACCEPT
+        if repair and payload is None:
+            payload = self.payload
         if payload is None and mark is None and priority is None:
             self.owner.decide(self.id, word)
             return
@@ -123,12 +129,47 @@ class QueuedPacket(PacketQueued):
                     f"packet {self.id} is truncated ({len(self.payload)} of {self.full_length} bytes were copied): "
                     "a new payload would cut the rest off; bind with a larger copy_range"
                 )
-            data = bytes(payload)
+            data = packets.repair(bytes(payload)) if repair else bytes(payload)
         self.owner.decide(self.id, word, payload=data, mark=mark, priority=priority)
 
     def drop(self) -> None:
         """Drop it. Raises `LocalProtocolError` if it has its verdict already."""
         self.owner.decide(self.id, _DROP)
+
+    def reject(self, with_: str | None = None) -> bool:
+        """Drop it and answer its sender as the REJECT target would, so that he need not wait for a time-out. True: it was answered.
+
+        ``with_`` is what follows ``--reject-with`` of iptables: ``"tcp-reset"``, ``"icmp-host-prohibited"``,
+        ``"icmp6-adm-prohibited"`` ...; "port unreachable" unless given. No answer is given where the kernel would give none (to a
+        RST, to an ICMP error, to a wrong checksum: `nfnl.packets.reject` has the rules), and where none can be sent: no route back,
+        or a rule drops it.
+
+        The answer is sent through a raw socket. So it passes OUTPUT like all this host sends, and a rule that queues everything
+        there queues it, too: accept what you do not want to reject. (It cannot go round for ever, since it deserves no answer.)
+        Connection tracking does not tie it to the packet, as it does with the kernel's own: it has its place where addresses are
+        not translated. Of IPv6 packets that are forwarded, ICMP errors come from the address that was asked, not from this host's.
+
+        Raises, and the packet still waits: ValueError for a ``with_`` that is not of its family, `PacketError` if it is not IP or
+        was not copied (copy mode META), `LocalProtocolError` if it has its verdict already. It is dropped already when this raises
+        `NotPermitted` for want of CAP_NET_RAW.
+        """
+        packet, info = self.payload, SkbInfo(self.message.skb_info or 0)
+        source: str | bytes | None = None
+        if self.hw_protocol == EtherType.IPV4 and self.hook is not Hook.INPUT:
+            source = "0.0.0.0"  # where it does not end here, an error about it comes from an address of this host: any
+        elif self.hw_protocol == EtherType.IPV6 and self.hook is Hook.OUTPUT:
+            source = packet[8:24]
+        answer = packets.reject(packet, with_, check=SkbInfo.CSUM_NOTVERIFIED in info, source=source)
+        self.drop()
+        if answer is None:
+            return False
+        try:
+            self.owner.send_raw(answer)
+        except NotPermitted:
+            raise
+        except OSError:
+            return False
+        return True
 
     def repeat(self, *, mark: int | None = None) -> None:
         """Send it through its hook once more (NF_REPEAT). Set a mark and let a rule pass what carries it, or it comes again."""

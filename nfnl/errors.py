@@ -22,6 +22,7 @@ __all__ = [
     "NotFound",
     "NotPermitted",
     "OverrunError",
+    "PacketError",
     "RemoteProtocolError",
     "TransportClosed",
     "error_name",
@@ -74,6 +75,21 @@ class DecodeError(CodecError):
 
 class EncodeError(CodecError):
     """A value that the declared layout cannot hold."""
+
+
+class PacketError(NfnlError, ValueError):
+    """Bytes that are no IP packet.
+
+    ``what`` says what is wrong, ``offset`` where the header in question starts, counted in bytes from the network header.
+    """
+
+    def __init__(self, what: str, offset: int) -> None:
+        self.what = what
+        self.offset = offset
+        super().__init__(what, offset)
+
+    def __str__(self) -> str:
+        return f"{self.what} (at byte {self.offset})"
 
 
 class LocalProtocolError(NfnlError):

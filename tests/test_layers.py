@@ -34,6 +34,7 @@ COMPOSITION = ["xtables", "iptables", "kernel", "__init__"]
 #: module, or package with a dot at its end -> what it may import of nfnl. The most specific row counts.
 ALLOWED: dict[str, list[str]] = {
     "nfnl.errors": [],
+    "nfnl.packets": ["nfnl.errors"],
     "nfnl.wire.": ["nfnl.errors", "nfnl.wire."],
     "nfnl.subsys.": ["nfnl.wire.", "nfnl.subsys."],
     "nfnl.session.": ["nfnl.subsys.", "nfnl.wire.", "nfnl.errors", "nfnl.session."],
@@ -41,7 +42,7 @@ ALLOWED: dict[str, list[str]] = {
     "nfnl.transport.linux": ["nfnl.transport.base", "nfnl.wire.constants", "nfnl.wire.datagram", "nfnl.errors"],
     "nfnl.transport.": ["nfnl.transport.base", "nfnl.wire.", "nfnl.subsys.", "nfnl.errors"],
     "nfnl._pump": ["nfnl.session.", "nfnl.transport.base", "nfnl.errors"],
-    "nfnl._handles": ["nfnl.session.", "nfnl.subsys.", "nfnl.wire.constants", "nfnl.errors", "nfnl._door"],
+    "nfnl._handles": ["nfnl.session.", "nfnl.subsys.", "nfnl.wire.constants", "nfnl.errors", "nfnl.packets", "nfnl._door"],
     "nfnl._door": ["nfnl.session.", "nfnl.transport.", "nfnl.subsys.", "nfnl.errors", "nfnl._pump", "nfnl._handles"],
     "nfnl.sync": ["nfnl.session.", "nfnl.transport.", "nfnl.errors", "nfnl._door", "nfnl._handles"],
     "nfnl._async": ["nfnl.session.", "nfnl.transport.", "nfnl.errors", "nfnl._door", "nfnl._handles"],

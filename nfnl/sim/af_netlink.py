@@ -70,10 +70,11 @@ _credentials = struct.Struct("=iII")
 
 
 class Capability(IntEnum):
-    """``CAP_*`` that netlink asks for (include/uapi/linux/capability.h)."""
+    """``CAP_*`` that netlink and raw sockets ask for (include/uapi/linux/capability.h)."""
 
     NET_BROADCAST = 11
     NET_ADMIN = 12
+    NET_RAW = 13
 
 
 class Process:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, SupportsBytes
 
-from nfnl.errors import TransportClosed
+from nfnl.errors import NetlinkError, TransportClosed
 from nfnl.sim.af_netlink import NOT_MODELLED as SOCKETS_NOT_MODELLED
 from nfnl.sim.af_netlink import SOCK_DGRAM, SOCK_RAW, Capability, Process, Sock, SocketTable
 from nfnl.sim.clock import Clock
@@ -49,6 +49,7 @@ class _World:
         self.sockets = SocketTable(gate, self.clock, profile, process, self.stack.sysctls)
         self.nfnetlink = Nfnetlink(self.sockets, profile)
         QueueSubsystem(self.nfnetlink, self.sockets, self.queues, profile)
+        self.sent: list[Journey] = []
 
     def iptables(self, family: int) -> Iptables:
         """The tables of a family, made when somebody asks for them."""
@@ -72,7 +73,7 @@ class FakeKernel:
         self,
         *,
         profile: Profile = Profile(),
-        capabilities: Collection[int] = (Capability.NET_ADMIN, Capability.NET_BROADCAST),
+        capabilities: Collection[int] = tuple(Capability),
         when_idle: Literal["raise", "wait"] = "raise",
         pid: int = 4242,
     ) -> None:
@@ -124,6 +125,21 @@ class FakeKernel:
                 gid=process.gid if gid is None else gid,
                 partial_checksum=partial_checksum,
             )
+
+    def send_raw(self, packet: bytes) -> None:
+        """Send an IP packet, as `nfnl.transport.base.Kernel.send_raw` says; for programs, where `send` is for their tester."""
+        with self._gate:
+            if Capability.NET_RAW not in self._world.sockets.current.capabilities:
+                raise NetlinkError.of(Errno.EPERM, "open a raw socket", hint="It takes CAP_NET_RAW.")
+            journey = self.send(packet)
+            self._world.sent.append(journey)
+        if journey.errno:
+            raise OSError(journey.errno, journey.reason)
+
+    @property
+    def sent(self) -> Sequence[Journey]:
+        """What programs have sent with `send_raw`, such as the answers of `QueuedPacket.reject`; the last is the latest."""
+        return self._world.sent
 
     def receive(self, packet: SupportsBytes, dev: str = "eth0", *, hwaddr: bytes | None = None) -> Journey:
         """A packet arrives on a device; ``hwaddr`` is the source address of its frame."""

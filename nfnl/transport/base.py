@@ -109,5 +109,13 @@ class Kernel(Protocol):
         Raises OSError: ENOENT where it does not exist, EACCES where it may not be read.
         """
 
+    def send_raw(self, packet: bytes) -> None:
+        """Send an IP packet from this host, given from its network header on, as through a raw socket with IP_HDRINCL.
+
+        Linux sets IPv4's total length and header checksum, and id and source if they are 0, and nothing in IPv6. Raises
+        `NotPermitted` without CAP_NET_RAW; OSError as ``sendto`` does: EINVAL for what is no IP packet, ENETUNREACH without a
+        route, EMSGSIZE beyond the MTU, EPERM when a rule drops it on its way out.
+        """
+
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """Read a sysctl by its dotted name (``"net.core.rmem_max"``), after writing ``value`` if one is given."""

@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from nfnl.errors import OverrunError, TransportClosed
+from nfnl.errors import NetlinkError, OverrunError, TransportClosed
 from nfnl.transport.base import SocketOptions, Wait
 from nfnl.wire.constants import SOL_NETLINK, SocketOption
 from nfnl.wire.datagram import AttachFilter, Datagram, JoinGroup, LeaveGroup, SetOption, SetReceiveBuffer, SocketRequest
@@ -52,6 +52,7 @@ class LinuxKernel:
     def __init__(self, netns: str | os.PathLike[str] | int | None = None, *, _recvmmsg: bool = True) -> None:
         self._netns = netns
         self._recvmmsg = _recvmmsg
+        self._raw: dict[int, socket.socket] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'' if self._netns is None else repr(self._netns)})"
@@ -78,6 +79,20 @@ class LinuxKernel:
                 return file.read()
 
         return self.inside(read)
+
+    def send_raw(self, packet: bytes) -> None:
+        """See `Kernel.send_raw`. The sockets for it are opened at their first use, and stay in the namespace they were opened in.
+
+        To a link-local address, which needs an interface beside it, nothing can be sent (EINVAL).
+        """
+        import socket
+
+        v6 = bool(packet) and packet[0] >> 4 == 6
+        family, to = (socket.AF_INET6, packet[24:40].ljust(16, b"\0")) if v6 else (socket.AF_INET, packet[16:20].ljust(4, b"\0"))
+        if family not in self._raw:
+            self._raw[family] = self.inside(lambda: _open_raw(family))
+            weakref.finalize(self, self._raw[family].close)
+        self._raw[family].sendto(packet, (socket.inet_ntop(family, to), 0))
 
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """Read a sysctl of the namespace, after writing ``value`` if one is given.
@@ -402,6 +417,17 @@ def _open_socket() -> socket.socket:
     if not hasattr(socket, "AF_NETLINK"):
         raise OSError(errno.EAFNOSUPPORT, "this system has no AF_NETLINK sockets; nfnl.sim.FakeKernel needs none")
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+
+
+def _open_raw(family: int) -> socket.socket:
+    import socket
+
+    try:
+        sock = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)  # which implies IP_HDRINCL
+    except PermissionError as refusal:
+        raise NetlinkError.of(refusal.errno or 0, "open a raw socket", hint="It takes CAP_NET_RAW.") from None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    return sock
 
 
 def _size_receive_buffer(sock: socket.socket, size: int) -> None:

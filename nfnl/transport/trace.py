@@ -41,6 +41,10 @@ class TraceKernel:
         """See `Kernel.read_proc`."""
         return self._kernel.read_proc(name)
 
+    def send_raw(self, packet: bytes) -> None:
+        """See `Kernel.send_raw`."""
+        self._kernel.send_raw(packet)
+
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """See `Kernel.sysctl`."""
         return self._kernel.sysctl(name, value)
