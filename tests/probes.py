@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -79,3 +80,9 @@ def payloads_unexamined() -> str | None:
                 packet.drop()
                 return None
     return "this kernel examines them"
+
+
+@probe
+def ping_installed() -> str | None:
+    """There is a ``ping``, for what the documents show."""
+    return None if shutil.which("ping", path=f"{os.environ.get('PATH', '')}:/bin:/usr/bin") else "no ping"
