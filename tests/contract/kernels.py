@@ -64,8 +64,10 @@ class KernelUnderTest:
         self.kernel = kernel
         #: closes what the test has opened
         self.cleanup = cleanup
-        #: more was done to it than to open sockets and to look
+        #: more was done to it than to open sockets, make rules, send packets and look
         self.touched = False
+        #: rules were made: with which program, in which table
+        self.ruled: set[tuple[str, str]] = set()
 
     def socket(self, type: int = socket.SOCK_RAW, protocol: int = NETLINK_NETFILTER) -> NetlinkSocket:  # noqa: A002
         """A netlink socket, not bound."""
@@ -90,17 +92,21 @@ class KernelUnderTest:
 
     def iptables(self, line: str) -> None:
         """What follows ``iptables`` on a command line."""
-        self.touched = True
-        self.kernel.iptables(line)
+        self._rule("iptables", line)
 
     def ip6tables(self, line: str) -> None:
         """What follows ``ip6tables`` on a command line."""
-        self.touched = True
-        self.kernel.ip6tables(line)
+        self._rule("ip6tables", line)
+
+    def _rule(self, program: str, line: str) -> None:
+        words = line.split()
+        if {"-A", "-I", "-F"}.isdisjoint(words):
+            self.touched = True  # what else was done a flush will not undo
+        self.ruled.add((program, words[words.index("-t") + 1] if "-t" in words else "filter"))
+        getattr(self.kernel, program)(line)
 
     def send(self, packet: bytes, *, mark: int = 0, priority: int = 0) -> Journey:
         """A packet from a program on this machine, through a raw socket."""
-        self.touched = True
         return self.kernel.send(packet, mark=mark, priority=priority)
 
     def send_many(self, packet: bytes, count: int) -> None:
@@ -113,7 +119,6 @@ class KernelUnderTest:
 
     def receive(self, packet: bytes, dev: str = "eth0") -> Journey:
         """A packet that arrives at a device."""
-        self.touched = True
         return self.kernel.receive(packet, dev)
 
     def forward(self, packet: bytes, in_dev: str = "eth0", out_dev: str | None = None) -> Journey:
@@ -211,7 +216,6 @@ class LinuxUnderTest(KernelUnderTest):
         probes.require(probe)
 
     def send_many(self, packet: bytes, count: int) -> None:
-        self.touched = True
         raw = self.kernel._raw[4]
         for option in (SO_MARK, SO_PRIORITY):
             raw.setsockopt(socket.SOL_SOCKET, option, 0)
@@ -222,7 +226,6 @@ class LinuxUnderTest(KernelUnderTest):
                     raw.sendto(packet, to)
 
     def send_datagram(self, packet: bytes) -> None:
-        self.touched = True
         v4 = packet[0] >> 4 == 4
         family, at, size = (socket.AF_INET, 20, 4) if v4 else (socket.AF_INET6, 40, 16)
         source, destination = (socket.inet_ntop(family, a) for a in (packet[at - 2 * size : at - size], packet[at - size : at]))
@@ -240,7 +243,6 @@ class LinuxUnderTest(KernelUnderTest):
         return self.kernel._kernel.inside(lambda: socket.if_nametoindex(dev))
 
     def take_a_hook_away(self) -> None:
-        self.touched = True
         for line in (
             "add table ip strange",
             "add chain ip strange c { type filter hook input priority 77; }",
@@ -295,8 +297,8 @@ def _sockets(lab: LinuxLab) -> list[str]:
 class Kernels:
     """Makes the kernels of one test run.
 
-    A lab takes 50 ms to make and to close; so one in which nothing was done but to talk netlink, and no socket is left,
-    is used again: it is as new.
+    A lab takes 50 ms to make and to close; so one in which nothing was done but to talk netlink, to send packets past rules and
+    to look, and no socket is left, is used again: without its rules it is as new.
     """
 
     def __init__(self) -> None:
@@ -317,8 +319,10 @@ class Kernels:
     def _put_away(self, made: LinuxUnderTest, as_new: list[str]) -> None:
         if made.touched or self._spare is not None or _sockets(made.kernel) != as_new:
             made.kernel.close()
-        else:
-            self._spare = made.kernel
+            return
+        for program, table in made.ruled:
+            getattr(made.kernel, program)(f"-t {table} -F")
+        self._spare = made.kernel
 
     def close(self) -> None:
         """Close what is left."""
