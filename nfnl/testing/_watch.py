@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from enum import Enum, auto
+from errno import ENOBUFS
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -131,6 +132,7 @@ class Watch:
         self._by: list[tuple[LabJourney, int]] = []
         #: the headers of the packet that nftables traces
         self._headers = b""
+        self._blind = False
         #: the packet last heard of: what the kernel sends now is because of it
         self._current: LabJourney | None = None
 
@@ -205,15 +207,19 @@ class Watch:
     def read(self) -> bool:
         """Take note of all reports there are. False when there were none.
 
-        Raises OverrunError when the kernel had more to report than the socket could hold: the lab has lost sight of its packets.
+        Raises OverrunError when the kernel had more to report than the socket could hold: the lab has lost sight of its packets,
+        and can tell nothing any more.
         """
         seen = False
         while True:
             try:
+                if self._blind:
+                    raise OSError(ENOBUFS, "")
                 datagram = self._socket.recv(1 << 18, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return seen
             except OSError as error:
+                self._blind = True
                 raise OverrunError("more happened at once than the lab's receive buffer holds: it lost sight of packets") from error
             seen = True
             for kind, family, number, attributes in messages(datagram):

@@ -42,6 +42,7 @@ T = TypeVar("T")
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _TUNSETIFF, _TUNSETIFINDEX, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x400454DA, 1, 0x1000
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_MARK, _SO_PRIORITY, _IPV6_HDRINCL = 33, 32, 36, 12, 36
+_RTMGRP_IPV6_ROUTE, _SIOCGIFFLAGS = 0x400, 0x8913
 _ETH_P_MARKER = 0x88B5  # IEEE 802: for local experiments
 _BUFFER = 64 << 20
 _PORT = 0x6E666E6C  #: of the lab's own netlink socket, so that the first socket of a test gets the process id as in any namespace
@@ -327,7 +328,16 @@ class LinuxLab:
 
     def add_address(self, dev: str, address: str) -> None:
         """``"10.0.0.1/24"``: an address of this machine and the network behind the device. Raises OSError (EEXIST, ENODEV)."""
-        self._ip(f"address add {address} dev {dev}{' nodad' if ':' in address else ''}")
+        if ":" not in address:
+            self._ip(f"address add {address} dev {dev}")
+            return
+        own = socket.inet_pton(socket.AF_INET6, address.split("/")[0])
+        with self._kernel.inside(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)) as routes:
+            routes.bind((0, _RTMGRP_IPV6_ROUTE))
+            self._ip(f"address add {address} dev {dev} nodad")
+            # A kernel worker makes it usable, perhaps later; then it announces the local route to it. Not while the device is down.
+            while _is_up(routes, dev) and not _announces(routes.recv(4096), own):
+                pass
 
     def add_route(self, prefix: str, dev: str | None, *, mark: int | None = None) -> None:
         """``"192.0.2.0/24"`` leads out of ``dev``; None: it is unreachable. Raises OSError (EEXIST, ENODEV).
@@ -363,9 +373,9 @@ class LinuxLab:
     def close(self) -> None:
         """Close the lab's transports and let go of the namespace. What waited in queues is gone; journeys stay as they are."""
         with self._lock:
+            self._proc.clear()
             for transport in list(self._transports):
                 transport.close()
-            self._proc.clear()
             self._cleanup.close()
 
     def __enter__(self) -> LinuxLab:
@@ -697,6 +707,19 @@ def _open_tun(name: str, index: int | None) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _is_up(sock: socket.socket, name: str) -> bool:
+    import fcntl
+
+    answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("=16s24x", name.encode()))
+    return bool(struct.unpack_from("=H", answer, 16)[0] & 1)
+
+
+def _announces(datagram: bytes, address: bytes) -> bool:
+    """RTM_NEWROUTE (struct nlmsghdr, struct rtmsg, attributes) of a local route to one address."""
+    kind, length, route = struct.unpack_from("=4xH10x x B 5x B", datagram)
+    return (kind, length, route) == (24, 128, 2) and address in datagram
 
 
 def _enlarge(sock: socket.socket, force: int, ask: int) -> None:
