@@ -136,11 +136,6 @@ class Watch:
         #: the packet last heard of: what the kernel sends now is because of it
         self._current: LabJourney | None = None
 
-    @property
-    def unfinished(self) -> bool:
-        """There are packets that have not come to their end."""
-        return bool(self._moving or self._waiting)
-
     # ------------------------------------------------------------------ what is about to happen
 
     def new(self, packet: bytes, hook: int, mark: int = 0) -> LabJourney:
@@ -168,10 +163,9 @@ class Watch:
                 mark = attributes.get(3)
                 payload = attributes.get(10) if kind == 0x0301 else None
                 for journey in [j for j in self._waiting if j.queue == number]:
-                    if kind == 0x0301 and journey.packet_id != packet_id:
-                        continue
-                    if kind == 0x0303 and 0 < (journey.packet_id - packet_id) & 0xFFFFFFFF < 0x80000000:
-                        break
+                    later = (journey.packet_id - packet_id) & 0xFFFFFFFF
+                    if later and (kind == 0x0301 or later < 0x80000000):
+                        continue  # it is about others: about one packet, or about all up to one
                     self._verdict(journey, word, None if mark is None else int.from_bytes(mark[:4], "big"), payload)
 
     def _verdict(self, journey: LabJourney, word: int, mark: int | None, payload: bytes | None) -> None:

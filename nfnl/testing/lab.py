@@ -102,6 +102,10 @@ class LinuxLab:
     **Verdicts** sent with the lab's sockets (`open`, `socket`) are tied to their packets by id. Of a program that the lab does not
     see, it sees what its verdicts did; which of several packets one dropped it cannot know, and takes the oldest.
 
+    **Limits.** What happens at once must fit into the buffer it is reported to, else `OverrunError` says that the lab lost sight:
+    root has room for some ten thousand packets set free by one datagram; a user namespace gets ``net.core.rmem_max``, which
+    before Linux 6.18 is enough for about 40.
+
     Safe to use from several threads. ``NFNL_IPTABLES`` chooses between ``legacy`` and ``nft``; without it legacy is taken if it
     works. Raises OSError, with the reason in words, where there can be no lab.
     """
@@ -470,6 +474,7 @@ class LinuxLab:
         """See what has come of packets by the doing of others."""
         if self._proc and self._holder != threading.get_ident():
             with self._alone(cpu):
+                self._watch.begin()
                 self._settle()
 
     def _settle(self) -> None:
@@ -605,10 +610,9 @@ def enter_user_namespace() -> None:
     import ctypes
 
     uid, gid = os.geteuid(), os.getegid()
-    libc = ctypes.CDLL(None, use_errno=True)
     number = errno.EINVAL
     for _ in range(1000):  # a thread that Python has joined may need a moment more to be gone
-        if libc.unshare(_CLONE_NEWUSER) == 0:
+        if _libc().unshare(_CLONE_NEWUSER) == 0:
             number = 0
             break
         number = ctypes.get_errno()
@@ -676,10 +680,15 @@ def _reason(what: str) -> Iterator[None]:
         raise OSError(error.errno, f"{what}: {error.strerror}{f': {error.filename}' if error.filename else ''}") from error
 
 
-def _this_cpu() -> int:
+@functools.cache
+def _libc() -> Any:
     import ctypes
 
-    return int(ctypes.CDLL(None).sched_getcpu())
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _this_cpu() -> int:
+    return int(_libc().sched_getcpu())
 
 
 def _new_namespace() -> int:
@@ -687,7 +696,7 @@ def _new_namespace() -> int:
     import ctypes
 
     def make() -> int:
-        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
+        if _libc().unshare(_CLONE_NEWNET) != 0:
             number = ctypes.get_errno()
             raise OSError(number, f"making a network namespace: {os.strerror(number)} (needs CAP_SYS_ADMIN, or a user namespace)")
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -815,6 +815,25 @@ def test_idle_is_an_empty_socket(lab: LinuxLab, queue: Queue) -> None:
 # -- without root
 
 
+def test_a_process_with_threads_cannot_enter_a_user_namespace() -> None:
+    program = """
+import errno, threading
+from nfnl.testing.lab import enter_user_namespace
+done = threading.Event()
+thread = threading.Thread(target=done.wait)
+thread.start()
+try:
+    enter_user_namespace()
+except OSError as error:
+    assert error.errno == errno.EINVAL and "more than one thread" in str(error), error
+else:
+    raise SystemExit("it entered")
+finally:
+    done.set()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_in_a_user_namespace(tmp_path: Path) -> None:
     """All of the above, as nobody."""
     if os.geteuid() != 0:
