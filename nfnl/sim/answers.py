@@ -1,10 +1,10 @@
 """What this kernel says of its own accord: echo replies, resets, ICMP errors. Bytes in, bytes out.
 
-`None` where the kernel keeps silent because of what the packet is (limits of rate are the stack's business). The family is told, for
-a verdict may have put any bytes where the version should be. Sources:
-net/ipv4/icmp.c, net/ipv6/icmp.c, net/ipv4/tcp_ipv4.c (`tcp_v4_send_reset`), net/ipv6/tcp_ipv6.c (`tcp_v6_send_response`).
-IP ids come from the caller; the kernel takes them from counters it keeps secret. Flow labels are 0, as the kernel's are with
-``net.ipv6.auto_flowlabels=0``.
+`None` where the kernel keeps silent because of what the packet is (limits of rate are the stack's business). The family is told,
+for a verdict may have put any bytes where the version should be. IP ids come from the caller; the kernel takes them from counters
+it keeps secret. Flow labels are 0, as the kernel's are with ``net.ipv6.auto_flowlabels=0``.
+
+Sources: net/ipv4/icmp.c, net/ipv6/icmp.c, net/ipv4/tcp_ipv4.c (`tcp_v4_send_reset`), net/ipv6/tcp_ipv6.c (`tcp_v6_send_response`).
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ class Iptables:
                 1, f"{self.name}-restore {_VERSION}: Can't set policy `{policy}' on `{name}' line {number}: Bad policy name"
             )
         chain.set_policy(policy)
-        if counters and counts:
+        if counters:
             pair = _counters(counts)
             if pair is None:
                 raise Problem(f"invalid policy counters for chain '{name}'")

@@ -18,6 +18,7 @@ ALL_ONES = b"\xff" * 4
 LOOPBACK_BROADCAST = b"\x7f\xff\xff\xff"
 ALL_HOSTS = b"\xe0\0\0\1"
 ALL_NODES = b"\xff\x02" + bytes(13) + b"\1"
+ALL_NODES_HERE = b"\xff\x01" + bytes(13) + b"\1"
 ALL_ROUTERS = b"\xff\x02" + bytes(13) + b"\2"
 #: of the solicited-node groups, all but the last three bytes
 SOLICITED = b"\xff\x02" + bytes(9) + b"\1\xff"
@@ -131,7 +132,7 @@ class Routing:
 
     def is_configured(self, address: bytes) -> bool:
         """One that was given to a device (`inet_lookup_ifaddr_rcu`)."""
-        return address in self._local
+        return address in self._local or address == LOOPBACK4
 
     def broadcast_device(self, address: bytes) -> Device | None:
         """The device behind which all hosts are meant by this IPv4 address."""
@@ -154,7 +155,7 @@ class Routing:
         """Packets to this multicast group are for this machine when they come in through ``dev``."""
         if len(group) == 4:
             return group == ALL_HOSTS
-        if group == ALL_NODES or (router and group == ALL_ROUTERS):
+        if group in (ALL_NODES, ALL_NODES_HERE) or (router and group == ALL_ROUTERS):
             return True
         # no neighbours are looked for behind a device without link-layer addresses
         return dev.link is Link.ETHER and any(group == SOLICITED + own[-3:] for own in self.addresses(dev, IPV6))

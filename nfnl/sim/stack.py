@@ -66,7 +66,8 @@ SYSCTLS = {
 class Peer:
     """What is remembered of an address for the sake of rate limits (`struct inet_peer`). Milliseconds.
 
-    Several limits share these three numbers, as they do in the kernel: one kind of message can use up what another had saved.
+    Several limits share these three numbers, as they do in the kernel: one kind of message can use up what another had saved,
+    and messages that cost nothing let nothing be saved.
     """
 
     __slots__ = ("last", "redirects", "tokens")
@@ -338,6 +339,9 @@ class Stack:
         if skb.looped or dev.link is Link.LOOPBACK:
             skb.hwaddr = None if dev.link is Link.NONE else dev.mac
             self._netif_rx(skb, dev)
+            return 0
+        if skb.family == IPV6 and skb.data[24:25] == b"\xff" and skb.data[25] & 0xF <= 1:
+            skb.drop("interface-local multicast does not leave")
             return 0
         pieces = 1
         if len(skb.data) > dev.mtu:
@@ -719,7 +723,7 @@ class Stack:
                 return True
             # more for those that stand for many: the wider the route, the cheaper
             cost = self.sysctls["net.ipv6.icmp.ratelimit"] >> (128 - back.length >> 5)
-        return not cost or self._peer(to).error_allowed(self._milliseconds(), cost)
+        return self._peer(to).error_allowed(self._milliseconds(), cost)
 
     def _peer(self, address: bytes) -> Peer:
         peer = self._peers.get(address)

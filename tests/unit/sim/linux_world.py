@@ -123,6 +123,9 @@ class Server:
         self.tuns: dict[str, int] = {}
         self.shell("ip link set lo up")
         self.shell("sysctl -qw net.ipv6.auto_flowlabels=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0")
+        # reports about multicast groups: once at each join, before the call that joins returns, and never again
+        self.shell("sysctl -qw net.ipv6.conf.all.force_mld_version=1")
+        self.shell("sysctl -qw net.ipv6.conf.default.mldv1_unsolicited_report_interval=2000000000")
         self.tun("eth0")
         self.shell(
             "ip addr add 10.0.0.1/24 dev eth0; ip addr add fd00::1/64 dev eth0 nodad;"
