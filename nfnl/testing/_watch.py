@@ -537,7 +537,7 @@ def _walk(attributes: bytes) -> Iterator[tuple[int, bytes]]:
 def _refusals(data: bytes) -> str:
     """The counter that moves when the protocol of this packet refuses it."""
     if data[:1] and data[0] >> 4 == 6:
-        counter, kind = _REFUSED.get((10, data[6]), ""), data[40:41]
+        counter, kind = _REFUSED.get((10, data[6]), "") if len(data) > 6 else "", data[40:41]
         error = kind < b"\x80"
     else:
         counter, kind = _REFUSED.get((2, data[9]), "") if len(data) > 9 else "", data[(data[0] & 15) << 2 :][:1]
