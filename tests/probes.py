@@ -67,6 +67,14 @@ def user_namespaces() -> str | None:
 
 
 @probe
+def user_namespaces_for_nobody() -> str | None:
+    """Anybody may make a user namespace; to be asked by root."""
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    tried = subprocess.run([*nobody, "unshare", "-Urn", "true"], capture_output=True, text=True, check=False)
+    return tried.stderr.strip() or None
+
+
+@probe
 def payloads_unexamined() -> str | None:
     """A verdict may replace a packet by any bytes whatever. Since 7.x Linux drops what is no proper packet."""
     with LinuxLab() as lab:

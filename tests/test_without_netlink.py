@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 PROGRAM = """
 import socket, sys
-import scapy.layers.inet, scapy.layers.inet6  # on Linux it looks for netlink itself; elsewhere it does not
+import scapy.layers.inet, scapy.layers.inet6, trio  # on Linux they look for netlink themselves; elsewhere they do not
 del socket.AF_NETLINK
 for name in [name for name in vars(socket) if name.startswith(("NETLINK_", "AF_PACKET"))]:
     delattr(socket, name)

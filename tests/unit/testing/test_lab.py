@@ -27,6 +27,7 @@ from nfnl.testing.lab import LabTransport, LinuxLab
 from nfnl.transport.base import Kernel, Transport, Wait
 from nfnl.transport.linux import LinuxTransport
 from nfnl.wire.datagram import SetReceiveBuffer
+from tests import probes
 
 PEER, HERE = "10.0.0.9", "10.0.0.1"
 PEER6, HERE6 = "fd00::9", "fd00::1"
@@ -834,35 +835,29 @@ finally:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_in_a_user_namespace(tmp_path: Path) -> None:
+def test_in_a_user_namespace() -> None:
     """All of the above, as nobody."""
-    if os.geteuid() != 0:
-        pytest.skip("this is about what root need not do")
-    if (reason := LinuxLab.available()) is not None:
-        pytest.skip(reason)
+    probes.require("initial-user-namespace")
+    probes.require("lab-available")
+    probes.require("user-namespaces-for-nobody")
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    version = f"python3.{sys.version_info.minor}"
-    for python in (sys.executable, f"/usr/bin/{version}"):
-        if subprocess.run([*as_nobody, "env", python, "-c", "pass"], capture_output=True, check=False).returncode == 0:
-            break
-    else:
-        pytest.skip(f"nobody may run no {version} here")
-    if subprocess.run([*as_nobody, "unshare", "-Urn", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("unprivileged user namespaces are switched off")
+    # A private view of the machine, with what nobody may not read elsewhere, and a tun driver for everybody as on most machines.
+    view = """
+        mount -t tmpfs none /mnt && cd /mnt && mkdir python site source && mknod -m 666 tun c 10 200
+        mount --bind tun /dev/net/tun
+        mount --bind "$0" python && mount --bind "$1" site && mount --bind "$2" source && shift 2
+        cd / && exec "$@"
+    """
+    root = Path(__file__).parents[3]
+    shared = [sys.base_prefix, sysconfig.get_path("purelib"), str(root)]
     program = (
         "import sys; from nfnl.testing.lab import LinuxLab, enter_user_namespace; assert LinuxLab.available.__wrapped__();"
         "enter_user_namespace(); assert LinuxLab.available.__wrapped__() is None, LinuxLab.available.__wrapped__();"
         "import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-p', 'no:nfnl', *sys.argv[1:]]))"
     )
-    root = Path(__file__).parents[3]
-    command = [*as_nobody, "env", f"PYTHONPATH={root}:{sysconfig.get_path('purelib')}", "PYTHONDONTWRITEBYTECODE=1"]
-    command += [python, "-c", program, __file__, "-k", "not user_namespace"]
-    # on many machines anybody may use the tun driver; where not, a private view of /dev says so
-    device = tmp_path / "tun"
-    script = 'mount -t tmpfs none "$0" && mknod -m 666 "$0/tun" c 10 200 && mount --bind "$0/tun" /dev/net/tun && cd / && exec "$@"'
-    device.mkdir()
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, str(device), *command], capture_output=True, text=True, cwd=root, check=False
-    )
+    there = ["LD_LIBRARY_PATH=/mnt/python/lib", "PYTHONPATH=/mnt/source:/mnt/site", "PYTHONDONTWRITEBYTECODE=1"]
+    command = [*as_nobody, "env", *there, f"/mnt/python/bin/python3.{sys.version_info.minor}", "-c", program]
+    command += [f"/mnt/source/{Path(__file__).relative_to(root)}", "-k", "not user_namespace"]
+    done = subprocess.run(["unshare", "-m", "sh", "-ec", view, *shared, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
