@@ -19,17 +19,20 @@ DATA_PLANE = [
     "clock",
     "journey",
     "skb",
+    "answers",
     "exthdrs",
     "defrag",
     "hooks",
     "rules",
-    "routing",
+    "tables",
     "queueing",
-    "answers",
+    "routing",
+    "responder",
+    "protocols",
     "stack",
 ]
 CONTROL_PLANE = ["errnos", "profile", "bpf", "gate", "af_netlink", "socket", "netlink", "nfnetlink", "queue", "transport"]
-COMPOSITION = ["xtables", "iptables", "kernel", "__init__"]
+COMPOSITION = ["xtables", "xshared", "iptables", "kernel", "__init__"]
 
 #: module, or package with a dot at its end -> what it may import of nfnl. The most specific row counts.
 ALLOWED: dict[str, list[str]] = {

@@ -217,3 +217,12 @@ class Routing:
                 return address
         first = next(iter(here or own), None)
         return first[2] if first else None
+
+
+def leaks(src: bytes, route: Route) -> bool:
+    """127.0.0.0/8 does not leave the machine (`__mkroute_output`)."""
+    return len(src) == 4 and src[0] == 127 and route.dev.link is not Link.LOOPBACK
+
+
+def is_link_local(address: bytes) -> bool:
+    return address[0] == 0xFE and address[1] & 0xC0 == 0x80

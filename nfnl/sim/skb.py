@@ -260,6 +260,11 @@ class Skb:
         self.end(Fate.DROPPED, reason)
 
 
+def family_of(data: bytes) -> int:
+    """By the version; what has none passes for IPv4."""
+    return IPV6 if data and data[0] >> 4 == 6 else IPV4
+
+
 def find_header(data: bytes) -> tuple[int, int, int]:
     """Walk the extension headers of an IPv6 packet (`ipv6_find_hdr` with target -1).
 

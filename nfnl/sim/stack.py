@@ -12,21 +12,17 @@ from typing import SupportsBytes
 
 from nfnl.sim import answers, exthdrs
 from nfnl.sim.clock import Clock
-from nfnl.sim.defrag import Defragmenter, ParameterProblem
+from nfnl.sim.defrag import Defragmenter
 from nfnl.sim.hooks import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING
 from nfnl.sim.journey import Fate, Journey
+from nfnl.sim.protocols import Protocols
 from nfnl.sim.queueing import QueueTable
-from nfnl.sim.routing import ALL_ONES, ANY4, ANY6, LOOPBACK6, Routing
+from nfnl.sim.responder import Responder
+from nfnl.sim.routing import ALL_ONES, ANY4, ANY6, LOOPBACK6, Routing, is_link_local, leaks
 from nfnl.sim.skb import (
-    FRAGMENT,
     HOPOPTS,
-    ICMP,
-    ICMPV6,
-    IGMP,
     IPV4,
     IPV6,
-    KERNEL,
-    NONE,
     TCP,
     UDP,
     Device,
@@ -37,13 +33,12 @@ from nfnl.sim.skb import (
     RouteType,
     Skb,
     checksum,
+    family_of,
 )
 
 #: Packet priority by the four TOS bits (`ip_tos2prio`).
 _PRIORITY_OF_TOS = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
 _IPV6_MIN_MTU = 1280
-_HOP_LIMIT = 64
-_UDPLITE = 136
 #: Options of IPv4 that neither a router nor a receiver does anything about: end of list, no operation, router alert.
 _IDLE_OPTIONS = frozenset((0, 1, 148))
 
@@ -61,44 +56,6 @@ SYSCTLS = {
     "net.ipv6.icmp.echo_ignore_all": 0,
     "net.ipv6.icmp.ratelimit": 100,
 }
-
-
-class Peer:
-    """What is remembered of an address for the sake of rate limits (`struct inet_peer`). Milliseconds.
-
-    Several limits share these three numbers, as they do in the kernel: one kind of message can use up what another had saved,
-    and messages that cost nothing let nothing be saved.
-    """
-
-    __slots__ = ("last", "redirects", "tokens")
-
-    def __init__(self, now: int) -> None:
-        self.tokens = 0
-        self.last = now - 60_000
-        self.redirects = 0
-
-    def error_allowed(self, now: int, cost: int, burst: int = 6) -> bool:
-        """`inet_peer_xrlim_allow`."""
-        if now != self.last:
-            self.tokens = min(self.tokens + now - self.last, burst * cost)
-            self.last = now
-        if self.tokens < cost:
-            return False
-        self.tokens -= cost
-        return True
-
-    def redirect_allowed(self, now: int) -> bool:
-        """`ip_rt_send_redirect`: at growing intervals, nine times, then silence for 20 seconds."""
-        if now > self.last + 20_480:
-            self.tokens = self.redirects = 0
-        if self.redirects >= 9:
-            self.last = now
-            return False
-        if self.redirects and now <= self.last + (20 << self.redirects):
-            return False
-        self.last = now
-        self.redirects += 1
-        return True
 
 
 class Stack:
@@ -133,13 +90,13 @@ class Stack:
             self.routing.add_address(eth0, address)
         for prefix in ("0.0.0.0/0", "::/0"):
             self.routing.add_route(prefix, eth0, None)
-        self._ip_id = 0
         #: packets that wait to come in through their ``indev`` (the softirq backlog)
         self._backlog: deque[Skb] = deque()
         self._running = False
-        self._peers: dict[bytes, Peer] = {}
+        self.responder = Responder(clock, self.routing, self.sysctls, self._local_out)
         self._defrag = Defragmenter(clock, self._fragments_missing)
-        self.hooks.okfn = [self._routed_in, self._to_protocol, self._output, self._output, self._transmit]
+        self.protocols = Protocols(clock, self.responder, self._defrag, self.sysctls)
+        self.hooks.okfn = [self._routed_in, self.protocols.deliver, self._output, self._output, self._transmit]
         self.hooks.reroute = self._reroute
         queues.run_to_rest = self.run
 
@@ -236,7 +193,7 @@ class Stack:
         that device. Raises as `receive`.
         """
         data = bytes(packet)
-        family = _family(data)
+        family = family_of(data)
         self.sysctls["net.ipv4.ip_forward" if family == IPV4 else "net.ipv6.conf.all.forwarding"] = 1
         if out_dev is not None:
             dst, device = _addresses(data)[1], self.device(out_dev)
@@ -258,7 +215,7 @@ class Stack:
 
     @staticmethod
     def _new(data: bytes, sk: Owner | None, mark: int = 0, priority: int = 0) -> Skb:
-        return Skb(data, _family(data), Journey(data, data, mark), mark, priority, sk)
+        return Skb(data, family_of(data), Journey(data, data, mark), mark, priority, sk)
 
     # ------------------------------------------------------------------ out
 
@@ -281,7 +238,7 @@ class Stack:
         if v4:
             if src == ANY4:
                 src = self.routing.source(IPV4, route, dst) or ANY4
-            ip_id = data[4:6] if data[4] or data[5] else self._next_id().to_bytes(2, "big")
+            ip_id = data[4:6] if data[4] or data[5] else self.responder.next_id().to_bytes(2, "big")
             head = data[:2] + len(data).to_bytes(2, "big") + ip_id + data[6:10] + b"\0\0" + src + data[16:header]
             skb.data = head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + data[header:]
         if partial_checksum:
@@ -309,7 +266,7 @@ class Stack:
         route, error = self._route_output(skb.family, dst, skb.mark)
         if route is None:
             return error
-        if _leaks(src, route):
+        if leaks(src, route):
             return EINVAL
         skb.dst = route
         return 0
@@ -355,9 +312,9 @@ class Stack:
 
     def _too_big(self, skb: Skb, dev: Device) -> None:
         if skb.family == IPV4:
-            self._icmp_error(skb, answers.DEST_UNREACH, answers.FRAG_NEEDED, dev.mtu)
+            self.responder.icmp_error(skb, answers.DEST_UNREACH, answers.FRAG_NEEDED, dev.mtu)
         else:
-            self._icmp_error(skb, answers.V6_PACKET_TOO_BIG, 0, max(dev.mtu, _IPV6_MIN_MTU))
+            self.responder.icmp_error(skb, answers.V6_PACKET_TOO_BIG, 0, max(dev.mtu, _IPV6_MIN_MTU))
         skb.drop(f"longer than the MTU of {dev.name}, and not to be cut")
 
     # ------------------------------------------------------------------ in
@@ -418,18 +375,12 @@ class Stack:
             return "not for this machine, and forwarding is off"
         route, error = self._route_output(IPV4, dst, skb.mark)
         if route is None:
-            self._ip_error(skb, error)
+            self.responder.no_route(skb, error)
             return "no route"
         # where it may have to send a redirect the kernel looks more closely
         if own_source or (self._may_redirect(skb, route) and routing.broadcast_device(src)):
             return "martian source"
         return route
-
-    def _ip_error(self, skb: Skb, error: int) -> None:
-        now = self._milliseconds()
-        if self._peer(skb.parse()[0]).error_allowed(now, 1000, burst=5):
-            code = answers.NET_UNREACH if error == ENETUNREACH else answers.HOST_UNREACH
-            self._icmp_error(skb, answers.DEST_UNREACH, code)
 
     def _route_input6(self, skb: Skb) -> Route | str:
         """`ip6_route_input`."""
@@ -447,7 +398,7 @@ class Stack:
             return Route(RouteType.ANYCAST, dev, local=True)
         route, _ = self._route_output(IPV6, dst, skb.mark)
         if route is None:
-            self._icmp_error(skb, answers.V6_DEST_UNREACH, answers.V6_NO_ROUTE)
+            self.responder.icmp_error(skb, answers.V6_DEST_UNREACH, answers.V6_NO_ROUTE)
             return "no route"
         return route
 
@@ -460,7 +411,7 @@ class Stack:
     def _fragments_missing(self, first: Skb) -> None:
         """`ip_expire`, `ip6_frag_expire_frag_queue`."""
         kind = answers.TIME_EXCEEDED if first.family == IPV4 else answers.V6_TIME_EXCEEDED
-        self._icmp_error(first, kind, answers.REASSEMBLY)
+        self.responder.icmp_error(first, kind, answers.REASSEMBLY)
         self.run()
 
     # ------------------------------------------------------------------ through
@@ -469,15 +420,15 @@ class Stack:
         """`ip_forward`."""
         data = skb.data
         if data[8] <= 1:
-            self._icmp_error(skb, answers.TIME_EXCEEDED, 0)
+            self.responder.icmp_error(skb, answers.TIME_EXCEEDED, 0)
             skb.drop("TTL exceeded")
             return 0
         if len(data) > route.dev.mtu and data[6] & 0x40:
             self._too_big(skb, route.dev)
             return 0
         skb.set_data(answers.decrease_ttl(data))
-        if self._may_redirect(skb, route) and self._peer(data[12:16]).redirect_allowed(self._milliseconds()):
-            self._icmp_error(skb, answers.REDIRECT, answers.REDIRECT_HOST, int.from_bytes(data[16:20], "big"))
+        if self._may_redirect(skb, route):
+            self.responder.redirect(skb, data[16:20])
         skb.priority = _PRIORITY_OF_TOS[data[1] >> 1 & 0xF]
         skb.outdev = route.dev
         return self.hooks.run(skb, FORWARD)
@@ -494,12 +445,12 @@ class Stack:
         if not self.sysctls["net.ipv6.conf.all.forwarding"]:
             skb.drop("not for this machine, and forwarding is off")
         elif data[7] <= 1:
-            self._icmp_error(skb, answers.V6_TIME_EXCEEDED, 0)
+            self.responder.icmp_error(skb, answers.V6_TIME_EXCEEDED, 0)
             skb.drop("hop limit exceeded")
         elif route.dev is not skb.indev and src in (ANY6, LOOPBACK6):
             skb.drop("impossible source address")
-        elif route.dev is not skb.indev and _link_local(src):
-            self._icmp_error(skb, answers.V6_DEST_UNREACH, answers.V6_NOT_NEIGHBOUR)
+        elif route.dev is not skb.indev and is_link_local(src):
+            self.responder.icmp_error(skb, answers.V6_DEST_UNREACH, answers.V6_NOT_NEIGHBOUR)
             skb.drop("link-local source")
         elif len(data) > max(route.dev.mtu, _IPV6_MIN_MTU):
             self._too_big(skb, route.dev)
@@ -509,244 +460,6 @@ class Stack:
             return self.hooks.run(skb, FORWARD)
         return 0
 
-    # ------------------------------------------------------------------ up: the protocols
-
-    def _to_protocol(self, skb: Skb) -> int:
-        """Passed INPUT (`ip_protocol_deliver_rcu`, `ip6_protocol_deliver_rcu`)."""
-        assert skb.dst is not None
-        if skb.family == IPV4:
-            protocol, at, named_at = skb.data[9], skb.transport, 0
-        else:
-            found = self._behind_extensions(skb)
-            if found is None:
-                return 0
-            protocol, at, named_at = found
-        handler = _HANDLERS[skb.family].get(protocol)
-        if handler:
-            problem = handler(self, skb, at)
-            if problem:
-                skb.drop(problem)
-            else:
-                skb.end(Fate.DELIVERED)
-        else:
-            if skb.family == IPV4:
-                self._icmp_error(skb, answers.DEST_UNREACH, answers.PROT_UNREACH)
-            else:
-                self._icmp_error(skb, answers.V6_PARAMETER_PROBLEM, answers.V6_UNKNOWN_NEXT_HEADER, named_at)
-            skb.end(Fate.DELIVERED, f"nobody knows protocol {protocol}")
-        return 0
-
-    def _behind_extensions(self, skb: Skb) -> tuple[int, int, int] | None:
-        """The protocol, where it starts, where its number stands; None if the packet has ended in its extension headers."""
-        assert skb.dst is not None
-        try:
-            while True:
-                protocol, at, named_at = exthdrs.skip(skb.data, skb.dst.type is RouteType.MULTICAST)
-                if protocol != FRAGMENT:
-                    return protocol, at, named_at
-                if not self._defrag.ipv6(skb, at, named_at):
-                    return None
-        except exthdrs.Malformed as malformed:
-            skb.drop(str(malformed))
-        except ParameterProblem as problem:
-            self._icmp_error(skb, answers.V6_PARAMETER_PROBLEM, problem.code, problem.pointer)
-            skb.drop("a fragment that cannot be one")
-        return None
-
-    def _ignore(self, _skb: Skb, _at: int) -> str:
-        return ""
-
-    def _udplite(self, _skb: Skb, _at: int) -> str:
-        raise NotModelled("UDP-Lite")
-
-    def _tcp(self, skb: Skb, at: int) -> str:
-        """`tcp_v4_rcv`, `tcp_v6_rcv`, where no socket is."""
-        data = skb.data
-        if len(data) < at + 20 or data[at + 12] >> 4 < 5 or len(data) < at + (data[at + 12] >> 4 << 2):
-            return "malformed TCP header"
-        if not _transport_checksum_right(skb, TCP, at):
-            return "bad TCP checksum"
-        if skb.dst is not None and skb.dst.type is RouteType.LOCAL:
-            self._reset(skb, at)
-        return ""
-
-    def _udp(self, skb: Skb, at: int) -> str:
-        """`__udp4_lib_rcv`, `__udp6_lib_rcv`, where no socket is."""
-        data = skb.data
-        if len(data) < at + 8:
-            return "malformed UDP header"
-        length = data[at + 4] << 8 | data[at + 5]
-        if skb.family == IPV6 and not length:  # a jumbogram
-            length = len(data) - at
-        if length < 8 or length > len(data) - at:
-            return "UDP length and packet do not agree"
-        if length < len(data) - at:
-            skb.set_data(data[: at + length])
-        unused = data[at + 6] == data[at + 7] == 0
-        if unused and skb.family == IPV6:
-            return "no UDP checksum"
-        if not unused and not _transport_checksum_right(skb, UDP, at):
-            return "bad UDP checksum"
-        if skb.family == IPV4:
-            self._icmp_error(skb, answers.DEST_UNREACH, answers.PORT_UNREACH)
-        else:
-            self._icmp_error(skb, answers.V6_DEST_UNREACH, answers.V6_PORT_UNREACH)
-        return ""
-
-    def _icmp(self, skb: Skb, at: int) -> str:
-        """`icmp_rcv`."""
-        data = skb.data
-        if checksum(data[at:]) and not skb.csum_unnecessary:
-            return "bad ICMP checksum"
-        if len(data) < at + 8:
-            return "malformed ICMP header"
-        kind = data[at]
-        assert skb.dst is not None
-        if skb.dst.type is not RouteType.LOCAL and self.sysctls["net.ipv4.icmp_echo_ignore_broadcasts"]:
-            return ""
-        back = self._way_back(skb, self._asked(skb))
-        if back is None:
-            return ""
-        route, src = back
-        if kind == answers.ECHO and not self.sysctls["net.ipv4.icmp_echo_ignore_all"]:
-            self._answer(skb, route, answers.echo_reply(IPV4, data, at, src, ttl=self._ttl(IPV4), id=self._next_id()))
-        elif kind == answers.TIMESTAMP and len(data) >= at + 12:
-            now = int(self.clock.wall() * 1000) % 86_400_000
-            self._answer(skb, route, answers.timestamp_reply(data, at, src, now, ttl=self._ttl(IPV4), id=self._next_id()))
-        return ""
-
-    def _icmpv6(self, skb: Skb, at: int) -> str:
-        """`icmpv6_rcv`. Nothing is asked or told of neighbours and groups."""
-        data = skb.data
-        if not _transport_checksum_right(skb, ICMPV6, at):
-            return "bad ICMPv6 checksum"
-        if len(data) < at + 8:
-            return "malformed ICMPv6 header"
-        if data[at] == answers.V6_ECHO and not self.sysctls["net.ipv6.icmp.echo_ignore_all"]:
-            asker, own = data[8:24], self._asked(skb)
-            by_device = own is None or asker == LOOPBACK6 or _link_local(asker)
-            dev = skb.indev if asker == LOOPBACK6 else self._came_in(skb)
-            back = self._way_back(skb, own, dev if by_device else None)
-            if back:
-                self._answer(skb, back[0], answers.echo_reply(IPV6, data, at, back[1], ttl=self._ttl(IPV6), id=0))
-        return ""
-
-    # ------------------------------------------------------------------ the kernel's own packets
-
-    def _way_back(
-        self, cause: Skb, src: bytes | None, dev: Device | None = None, source_of: Device | None = None
-    ) -> tuple[Route, bytes] | None:
-        """A route to where ``cause`` came from, and a source; None if there is no way.
-
-        ``src`` None: any source that suits, of the device ``source_of`` if possible. ``dev``: leave through no other.
-        """
-        to = cause.parse()[0]
-        route = self.routing.output(cause.family, to, dev=dev)
-        if route is None or route.type is RouteType.UNREACHABLE:
-            return None
-        if src is None:
-            src = self.routing.source(cause.family, route, to, source_of)
-        elif cause.family == IPV4 and not self.routing.is_local(src):
-            return None  # a verdict has turned the packet to an address that is not ours
-        return None if src is None or _leaks(src, route) else (route, src)
-
-    def _asked(self, skb: Skb) -> bytes | None:
-        """The address it was sent to, if that is one of this machine's and of no other."""
-        dst = skb.parse()[1]
-        return dst if skb.dst is not None and skb.dst.type is RouteType.LOCAL and dst not in (ANY4, ANY6) else None
-
-    def _came_in(self, skb: Skb) -> Device | None:
-        """The input device; for what came over the loopback, the one that owns the destination (`icmp6_dev`, `tcp_v6_iif`)."""
-        return self.routing.owner(skb.parse()[1]) if skb.indev is self.routing.lo else skb.indev
-
-    def _answer(self, cause: Skb, route: Route, data: bytes, *, pseudo: int | None = None) -> None:
-        """Send a packet of the kernel's own because of ``cause``.
-
-        ``pseudo``: the device is to complete its TCP checksum, from this sum of the pseudo header on.
-        """
-        skb = self._new(data, KERNEL)
-        cause.journey.answers.append(skb.journey)
-        skb.dst = route
-        skb.ignore_df = True
-        skb.transport = 20 if skb.family == IPV4 else 40
-        if pseudo is not None:
-            skb.set_partial(40, 16, pseudo)
-        self._local_out(skb)
-
-    def _reset(self, cause: Skb, at: int) -> None:
-        """`tcp_v4_send_reset`, `tcp_v6_send_reset`."""
-        data = answers.reset(cause.family, cause.data, at, ttl=self._ttl(cause.family))
-        src, dst, *_ = cause.parse()
-        strict = cause.family == IPV6 and (src == LOOPBACK6 or _link_local(src))
-        back = self._way_back(cause, self._asked(cause), self._came_in(cause) if strict else None)
-        if data is None or back is None:
-            return
-        route, source = back
-        if dst in (ANY4, ANY6):  # the checksum was made before a source was found, and stays as it is
-            data = answers.with_source(data, source)
-        self._answer(cause, route, data, pseudo=answers.pseudo(dst, src, TCP, 20) if cause.family == IPV6 else None)
-
-    def _icmp_error(self, cause: Skb, kind: int, code: int, info: int = 0) -> None:
-        """`icmp_send`, `icmp6_send`: if this packet is one to complain about, and not too often."""
-        v6 = cause.family == IPV6
-        src, dst, *_ = cause.parse()
-        to_many = cause.dst is not None and cause.dst.type in (RouteType.BROADCAST, RouteType.MULTICAST)
-        if to_many and not (v6 and kind == answers.V6_PACKET_TOO_BIG):
-            return
-        if v6 and (src == ANY6 or src[0] == 0xFF or self.routing.is_anycast(src)):
-            return
-        if not answers.deserves_error(cause.family, cause.data):
-            return
-        own = self._asked(cause)
-        if own is None and not to_many and self.routing.is_local(dst):
-            own = dst
-        if v6 and own and not self.routing.is_local(own):
-            own = None
-        back = self._way_back(cause, own, cause.indev if v6 and _link_local(src) else None, cause.indev if v6 else None)
-        if back is None or not self._rate_allows(cause.family, back[0], src, kind, code):
-            return
-        route, source = back
-        ttl, ip_id = self._ttl(cause.family), self._next_id()
-        self._answer(cause, route, answers.icmp_error(cause.family, cause.data, kind, code, info, source, ttl=ttl, id=ip_id))
-
-    def _rate_allows(self, family: int, back: Route, to: bytes, kind: int, code: int) -> bool:
-        """`icmpv4_xrlim_allow`, `icmpv6_xrlim_allow`. The limit on all addresses together, which draws lots, is left out."""
-        if back.dev.link is Link.LOOPBACK:
-            return True
-        if family == IPV4:
-            limited = self.sysctls["net.ipv4.icmp_ratemask"] >> kind & 1
-            cost = self.sysctls["net.ipv4.icmp_ratelimit"]
-            if not limited or (kind, code) == (answers.DEST_UNREACH, answers.FRAG_NEEDED):
-                return True
-        else:
-            if kind == answers.V6_PACKET_TOO_BIG:
-                return True
-            # more for those that stand for many: the wider the route, the cheaper
-            cost = self.sysctls["net.ipv6.icmp.ratelimit"] >> (128 - back.length >> 5)
-        return self._peer(to).error_allowed(self._milliseconds(), cost)
-
-    def _peer(self, address: bytes) -> Peer:
-        peer = self._peers.get(address)
-        if peer is None:
-            peer = self._peers[address] = Peer(self._milliseconds())
-        return peer
-
-    def _milliseconds(self) -> int:
-        return int(self.clock.now * 1000)
-
-    def _ttl(self, family: int) -> int:
-        return self.sysctls["net.ipv4.ip_default_ttl"] if family == IPV4 else _HOP_LIMIT
-
-    def _next_id(self) -> int:
-        """IPv4 ids of packets made here: 1, 2, 3 ... (the kernel's come from counters hashed with a secret)."""
-        self._ip_id = self._ip_id % 0xFFFF + 1
-        return self._ip_id
-
-
-_HANDLERS = {
-    IPV4: {ICMP: Stack._icmp, IGMP: Stack._ignore, TCP: Stack._tcp, UDP: Stack._udp, _UDPLITE: Stack._udplite},
-    IPV6: {ICMPV6: Stack._icmpv6, NONE: Stack._ignore, TCP: Stack._tcp, UDP: Stack._udp, _UDPLITE: Stack._udplite},
-}
 
 _SEND_ERRORS = {
     EINVAL: "no IP header",
@@ -754,19 +467,6 @@ _SEND_ERRORS = {
     ENETUNREACH: "no route",
     EHOSTUNREACH: "a route that says unreachable",
 }
-
-
-def _family(data: bytes) -> int:
-    return IPV6 if data and data[0] >> 4 == 6 else IPV4
-
-
-def _leaks(src: bytes, route: Route) -> bool:
-    """127.0.0.0/8 does not leave the machine (`__mkroute_output`)."""
-    return len(src) == 4 and src[0] == 127 and route.dev.link is not Link.LOOPBACK
-
-
-def _link_local(address: bytes) -> bool:
-    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
 def _addresses(data: bytes) -> tuple[bytes, bytes]:
@@ -827,14 +527,6 @@ def _check_options(data: bytes) -> None:
         if data[at] not in _IDLE_OPTIONS:
             raise NotModelled(f"IP option {data[at]}")
         at += 1 if data[at] == 1 else max(data[at + 1], 2)
-
-
-def _transport_checksum_right(skb: Skb, protocol: int, at: int) -> bool:
-    if skb.csum_unnecessary:
-        return True
-    src, dst, *_ = skb.parse()
-    segment = skb.data[at:]
-    return not checksum(segment, answers.pseudo(src, dst, protocol, len(segment)))
 
 
 def _fragments(skb: Skb, mtu: int) -> int:

@@ -73,8 +73,9 @@ class LinuxWorld:
         assert code == 0, f"{line}: {out}{err}"
         return out
 
-    def restore(self, text: str, program: str = "iptables-legacy-restore") -> tuple[int, str, str]:
-        code, out, err = self._ask("feed", [program], text)
+    def restore(self, text: str, program: str = "iptables-legacy-restore", *options: str) -> tuple[int, str, str]:
+        """A file for iptables-restore: exit code, output, errors."""
+        code, out, err = self._ask("feed", [program, *options], text)
         return code, out, err
 
     def add_tun(self, name: str) -> None:
