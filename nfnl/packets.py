@@ -145,7 +145,7 @@ def _repair_ipv6(data: bytearray) -> _Upper | None:
     source, destination = data[8:24], data[24:40]
     protocol, at = data[6], 40
     while protocol in _EXTENSIONS:
-        if len(data) < at + 8 or len(data) < at + _extension_length(data, at, protocol):
+        if len(data) < at + 2 or len(data) < at + _extension_length(data, at, protocol):
             raise PacketError(f"IPv6 extension header {protocol} is cut off", at)
         header = data[at : at + _extension_length(data, at, protocol)]
         if protocol == _FRAGMENT and _U16.unpack_from(header, 2)[0] & 0xFFF9:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_LSRR, IPOption_NOP, IPOption_SSRR, fragment
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_EOL, IPOption_LSRR, IPOption_NOP, IPOption_SSRR, fragment
 from scapy.layers.inet6 import (
     HAO,
     ICMPv6DestUnreach,
@@ -160,6 +160,7 @@ extensions = st.sampled_from(
         [IPv6ExtHdrHopByHop()],
         [IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt()],
         [IPv6ExtHdrFragment()],
+        [IPv6ExtHdrFragment(res2=3)],
         [IPv6ExtHdrRouting(addresses=["fd00::7", "fd00::8"], segleft=2)],
         [IPv6ExtHdrRouting(addresses=["fd00::7"], segleft=0)],
         [IPv6ExtHdrSegmentRouting(addresses=["fd00::7", "fd00::8"], segleft=1, lastentry=1)],
@@ -323,7 +324,9 @@ def test_a_sum_of_nothing_is_written_as_0xffff_in_udp_alone(ip: Any) -> None:
         balance = struct.unpack_from("!H", unbalanced, len(ip) + at)[0]
         return with_bytes(unbalanced, len(ip) + at, b"\x12\x34")[:-2] + struct.pack("!H", balance)
 
-    assert repair(with_sum_of_nothing(UDP(), 6))[len(ip) + 6 :][:2] == b"\xff\xff"
+    datagram = with_sum_of_nothing(UDP(), 6)
+    assert repair(datagram)[len(ip) + 6 :][:2] == b"\xff\xff"
+    assert repair(with_bytes(datagram, len(ip) + 6, bytes(2)), udp_checksum=True) == repair(datagram)
     segment = repair(with_sum_of_nothing(TCP(), 16))
     assert segment[len(ip) + 16 :][:2] == b"\0\0"
     as_linux_writes_it = with_bytes(segment, len(ip) + 16, b"\xff\xff")
@@ -362,7 +365,7 @@ def under_way(header: bytes) -> bytes:
     return bytes(IPv6(**V6, nh=43) / Raw(header + bytes(UDP(len=11)) + b"abc"))
 
 
-SEVEN, EIGHT = (ipaddress.ip_address(text).packed for text in ("fd00::7", "fd00::8"))
+SEVEN, EIGHT, FAR = (ipaddress.ip_address(text).packed for text in ("fd00::7", "fd00::8", "2001:db8::7"))
 ROUTING = {
     "type 0, two to go": (bytes([17, 4, 0, 2, 0, 0, 0, 0]) + SEVEN + EIGHT, "fd00::8"),
     "type 0, there": (bytes([17, 4, 0, 0, 0, 0, 0, 0]) + SEVEN + EIGHT, "fd00::1"),
@@ -370,7 +373,7 @@ ROUTING = {
     # the last 2 bytes of an address, and 6 of padding
     "type 3": (bytes([17, 1, 3, 1, 0xEE, 0x60, 0, 0]) + b"\0\7" + bytes(6), "fd00::7"),
     # the last 15 bytes of the first, all 16 of the last, 1 of padding
-    "type 3, two addresses": (bytes([17, 4, 3, 2, 0x10, 0x10, 0, 0]) + EIGHT[1:] + SEVEN + bytes(1), "fd00::7"),
+    "type 3, two addresses": (bytes([17, 4, 3, 2, 0x10, 0x10, 0, 0]) + EIGHT[1:] + FAR + bytes(1), "2001:db8::7"),
     "type 4, one to go": (bytes([17, 4, 4, 1, 1, 0, 0, 0]) + EIGHT + SEVEN, "fd00::8"),
     "type 4, with a TLV": (bytes([17, 5, 4, 1, 1, 0, 0, 0]) + EIGHT + SEVEN + bytes([4, 6, 0, 0, 0, 0, 0, 0]), "fd00::8"),
     "type 4, there": (bytes([17, 4, 4, 0, 1, 0, 0, 0]) + EIGHT + SEVEN, "fd00::1"),
@@ -385,16 +388,19 @@ def test_a_checksum_is_for_the_last_address_of_a_routing_header(name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("option", "last"),
+    ("options", "last"),
     [
-        (IPOption_LSRR(pointer=4, routers=["10.0.0.7", "10.0.0.8"]), "10.0.0.8"),
-        (IPOption_SSRR(pointer=8, routers=["10.0.0.7", "10.0.0.8"]), "10.0.0.8"),
-        (IPOption_LSRR(pointer=12, routers=["10.0.0.7", "10.0.0.8"]), "10.0.0.1"),
+        ([IPOption_LSRR(pointer=4, routers=["10.0.0.7", "10.0.0.8"])], "10.0.0.8"),
+        ([IPOption_SSRR(pointer=8, routers=["10.0.0.7", "10.0.0.8"])], "10.0.0.8"),
+        ([IPOption_LSRR(pointer=12, routers=["10.0.0.7", "10.0.0.8"])], "10.0.0.1"),
+        ([IPOption_NOP(), IPOption_LSRR(pointer=4, routers=["10.0.0.7"])], "10.0.0.7"),
+        ([IPOption_EOL(), IPOption_LSRR(pointer=4, routers=["10.0.0.7"])], "10.0.0.1"),
+        ([IPOption_LSRR(pointer=4, routers=[])], "10.0.0.1"),
     ],
-    ids=["loose", "strict", "at its end"],
+    ids=["loose", "strict", "at its end", "behind another", "behind the end", "without addresses"],
 )
-def test_a_checksum_is_for_the_last_address_of_a_source_route(option: Any, last: str) -> None:
-    packet = bytes(IP(**V4, options=[option]) / UDP(chksum=9) / b"abc")
+def test_a_checksum_is_for_the_last_address_of_a_source_route(options: list[Any], last: str) -> None:
+    packet = bytes(IP(**V4, options=options) / UDP(chksum=9) / b"abc")
     assert repair(packet)[-5:-3] == udp_checksum_between("10.0.0.9", last)
 
 
@@ -499,7 +505,7 @@ def test_an_error_may_come_from_another_address_but_a_reset_never() -> None:
 
 @pytest.mark.parametrize("ip", [IP(**V4), IPv6(**V6)], ids=["IPv4", "IPv6"])
 def test_a_packet_that_was_cut_short_is_answered_as_far_as_it_goes(ip: Any) -> None:
-    whole = bytes(ip / TCP(seq=100, flags="S") / bytes(100))
+    whole = bytes(ip / TCP(seq=100, flags="S") / (b"x" * 100))
     cut = whole[: len(ip) + 20]
     assert type(ip)(answer_to(cut, "tcp-reset"))[TCP].ack == 201
     assert answer_to(cut).endswith(cut)
@@ -512,6 +518,42 @@ def test_a_wrong_checksum_is_not_answered_unless_somebody_vouches_for_it() -> No
             packet = bytes(ip / TCP(chksum=1))
             assert reject(packet, with_) is None
             assert reject(packet, with_, check=False) is not None
+
+
+def test_a_packet_too_long_for_its_length_field_is_as_long_as_it_is() -> None:
+    """What the kernel has put together of many segments (BIG TCP) has 0 there."""
+    for ip, at in ((IP(**V4), 2), (IPv6(**V6), 4)):
+        packet = with_bytes(bytes(ip / TCP(seq=100, flags="S") / b"abc"), at, bytes(2))
+        assert type(ip)(answer_to(packet, "tcp-reset", check=False))[TCP].ack == 104
+
+
+@pytest.mark.parametrize("source", ["0.0.0.0", "0.1.2.3", "224.0.0.1", "239.9.9.9", "255.255.255.255"])
+def test_nobody_is_answered_who_is_not_one_host(source: str) -> None:
+    for with_ in ("tcp-reset", "port-unreach"):
+        assert reject(bytes(IP(src=source, dst="10.0.0.1") / TCP()), with_) is None
+        assert reject(bytes(IP(src="10.0.0.9", dst=source) / TCP()), with_) is None
+        assert reject(bytes(IP(src="240.0.0.1", dst="223.0.0.1") / TCP()), with_) is not None
+
+
+@pytest.mark.parametrize("source", ["::", "ff02::1"])
+def test_nobody_is_answered_who_is_not_one_ipv6_host(source: str) -> None:
+    for with_ in ("tcp-reset", "port-unreach"):
+        assert reject(bytes(IPv6(src=source, dst="fd00::1") / TCP()), with_) is None
+
+
+def test_of_fragments_the_first_may_be_answered_if_its_checksum_need_not_be_looked_at() -> None:
+    assert reject(FIRST) is None
+    assert answer_to(FIRST, check=False).endswith(FIRST)
+    assert answer_to(FIRST_V6, check=False).endswith(FIRST_V6)
+    assert reject(LATER, check=False) is None
+    assert reject(bytes(IPv6(**V6) / IPv6ExtHdrFragment(offset=2, nh=17) / Raw(bytes(8))), check=False) is None
+
+
+def test_where_there_is_no_transport_header_there_is_nothing_to_judge_by() -> None:
+    assert reject(bytes(IP(**V4, proto=1)), check=False) is None
+    assert reject(bytes(IPv6(**V6, nh=58)), check=False) is None
+    assert reject(bytes(IPv6(**V6, nh=44)) + bytes(3), check=False) is None
+    assert reject(bytes(IPv6(**V6, nh=0)) + b"\6", check=False) is None
 
 
 def test_what_is_no_ip_packet_cannot_be_rejected() -> None:
@@ -559,6 +601,7 @@ ODD_V6 = {
     "nothing": IPv6(**V6, nh=59),
     "no UDP header": IPv6(**V6, nh=17),
     "ICMPv6 error": IPv6(**V6) / ERROR_V6,
+    "ping": IPv6(**V6) / ICMPv6EchoRequest(data=b"abc"),
     **{f"protocol {number}": IPv6(**V6, nh=number) / Raw(b"hello world!") for number in (33, 47, 50, 132, 136, 253)},
     "behind AH": IPv6(**V6, nh=51) / Raw(bytes([17, 1]) + bytes(10) + bytes(UDP(len=8, chksum=1))),
     "behind options": IPv6(**V6) / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / TCP(),
