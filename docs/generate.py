@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -66,12 +68,71 @@ def not_modelled() -> Iterator[str]:
         yield from table(("not modelled", "instead"), list(missing.items()))
 
 
-PAGES: dict[str, Callable[[], Iterator[str]]] = {"messages.md": messages, "not-modelled.md": not_modelled}
+#: how the ids of capabilities.tsv begin, and what these rows have in common
+SECTIONS = {
+    "MNL": "libmnl",
+    "NFN": "libnfnetlink",
+    "QUE": "libnetfilter_queue",
+    "PEER-A": "Peers: layers and codec",
+    "PEER-B": "Peers: subsystems",
+    "PEER-C": "Peers: NFQUEUE",
+    "PEER-D": "Peers: running it",
+    "PEER-E": "Peers: losses, pressure, tuning",
+    "PEER-F": "Peers: namespaces",
+    "PEER-G": "Peers: testing",
+    "PEER-H": "Peers: the product",
+    "NEW": "What no peer has",
+}
+
+
+def capabilities() -> Iterator[str]:
+    """What other libraries can do, and whether nfnl can."""
+    with (REFERENCE / "capabilities.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    yield "# Capabilities"
+    yield ""
+    yield "What other libraries can do, and whether nfnl can. MNL, NFN and QUE are the functions of three C libraries; PEER is what"
+    yield "23 libraries in Go, Rust and Python were compared by, as far as it concerns layers, queue and transport: of the"
+    yield "other subsystems nfnl has none yet. NEW is what none of them had, as far as their sources told."
+    yield ""
+    yield "*have*: it is there. *part*: some of it is, and the remark says what is missing. *will not*: it is left out, and the"
+    yield "remark says why. *open*: it is not there. What is there names tests that show it; a test holds this page to that."
+    yield ""
+    counts = Counter((_section(row["id"]), row["status"]) for row in rows)
+    statuses = ("have", "part", "will not", "open")
+    yield from table(("", *statuses), [(title, *(counts[title, status] for status in statuses)) for title in SECTIONS.values()])
+    for title in SECTIONS.values():
+        yield ""
+        yield f"## {title}"
+        yield ""
+        own = [row for row in rows if _section(row["id"]) == title]
+        head = ("id", "what", "status", "where", "shown by", "remark")
+        yield from table(head, [(r["id"], r["what"], r["status"], _names(r["nfnl"]), _tests(r["tests"]), r["remark"]) for r in own])
+
+
+def _section(row: str) -> str:
+    return next(title for prefix, title in SECTIONS.items() if row.startswith(prefix))
+
+
+def _names(words: str) -> str:
+    return ", ".join(f"`{name}`" for name in words.split())
+
+
+def _tests(words: str) -> str:
+    tests = (test.split("::") for test in words.split())
+    return ", ".join(f"[{name}](../../{file})" for file, name in tests)
+
+
+PAGES: dict[str, Callable[[], Iterator[str]]] = {
+    "capabilities.md": capabilities,
+    "messages.md": messages,
+    "not-modelled.md": not_modelled,
+}
 
 
 def page(name: str) -> str:
     """The text of one page."""
-    note = "<!-- Written by docs/generate.py; change the declarations instead. -->"
+    note = "<!-- Written by docs/generate.py; change what it is made from instead. -->"
     return "\n".join([note, *PAGES[name]()]) + "\n"
 
 
