@@ -22,6 +22,19 @@ from nfnl.sim.xtables import Problem
 _VERSION = "v1.8.9 (legacy)"
 
 
+#: What is not understood; `IptablesNotModelled` is raised for all of it but the last two.
+NOT_MODELLED = {
+    "tables raw, nat and security": "refused",
+    "matches but tcp, udp, icmp, icmp6 and mark": "refused",
+    "targets but ACCEPT, DROP, RETURN, QUEUE, MARK, NFQUEUE and chains": "refused",
+    "--tcp-option, ranges of ICMP codes, --queue-balance, --queue-cpu-fanout": "refused",
+    "-L, -h, -V, and -v with anything but -S": "refused; -S lists",
+    "names of hosts": "refused; names of services are those of a short list, others are unknown to it",
+    "iptables-restore --noflush and --test": "there is no way to ask for them",
+    "-Z in a file for iptables-restore": "sets counters to 0; in Linux those set by the same file stay",
+}
+
+
 class IptablesError(NfnlError):
     """iptables would fail. ``exit_code`` and ``text`` are what the real one returns and prints to standard error."""
 

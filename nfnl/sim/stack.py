@@ -42,6 +42,23 @@ _IPV6_MIN_MTU = 1280
 #: Options of IPv4 that neither a router nor a receiver does anything about: end of list, no operation, router alert.
 _IDLE_OPTIONS = frozenset((0, 1, 148))
 
+#: What the IP stack leaves out, and what happens instead.
+NOT_MODELLED = {
+    "local sockets": "every TCP and UDP port is closed; what the tester sends goes out as by a raw socket",
+    "IPv4 options but end, no operation and router alert": "NotModelled is raised",
+    "IPv6 options that have to be complained about, CALIPSO, IOAM, routing headers with segments left": "NotModelled is raised",
+    "UDP-Lite": "NotModelled is raised",
+    "other transport protocols (GRE, ESP, SCTP ...)": "protocol unreachable, as from a kernel without them",
+    "neighbours, multicast reports, router advertisements": "every neighbour is there; nothing is asked, told or answered",
+    "reverse path filter, route_localnet, accept_local, policy rules but by mark": "off",
+    "IPv4 ids of the kernel's own packets": "1, 2, 3 ...; Linux takes them from counters hashed with a secret",
+    "IPv6 flow labels of the kernel's own packets": "0, as with net.ipv6.auto_flowlabels=0",
+    "the limit on ICMP errors to all addresses together": "left out, for it draws lots; the limits for each address are there",
+    "answers to 255.255.255.255 or a multicast address": "leave by the route to it; in Linux by the device of their source",
+    "fragments on their way out": "the journey holds the whole packet and says in how many fragments it left",
+    "limits of memory": "fragments and packets wait in any number",
+}
+
 SYSCTLS = {
     "net.ipv4.ip_forward": 0,
     "net.ipv4.ip_default_ttl": 64,
@@ -244,6 +261,8 @@ class Stack:
         if partial_checksum:
             src, dst, protocol, _, at = skb.parse()
             skb.set_partial(at, {TCP: 16, UDP: 6}[protocol], answers.pseudo(src, dst, protocol, len(data) - at))
+            if protocol == UDP and route.dev.link is Link.NONE:
+                skb.finish_checksum()  # UDP asks what the device can do (`__ip_append_data`); a tun device cannot
         return self._local_out(skb)
 
     def _route_output(self, family: int, dst: bytes, mark: int = 0) -> tuple[Route | None, int]:

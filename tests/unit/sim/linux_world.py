@@ -20,8 +20,12 @@ import sys
 from typing import Any
 
 PACKET_OUTGOING = 4
-SO_MARK, SO_PRIORITY, SO_RCVBUFFORCE = 36, 12, 33
+SO_MARK, SO_PRIORITY = 36, 12
 IPV6_HDRINCL = 36
+
+#: iptables locks a file so that two do not edit the same tables. Here nobody else edits them, and root of a user namespace
+#: may not open the one it takes by itself.
+UNLOCKED = os.environ | {"XTABLES_LOCKFILE": "/dev/null"}
 
 Attributes = dict[int, bytes]
 
@@ -37,7 +41,7 @@ def why_not() -> str | None:
             return f"{program} is not installed"
     if not os.path.exists("/dev/net/tun"):
         return "no tun devices"
-    probe = subprocess.run(["unshare", "-n", "iptables-legacy", "-S"], capture_output=True, text=True, check=False)
+    probe = subprocess.run(["unshare", "-n", "iptables-legacy", "-S"], capture_output=True, text=True, check=False, env=UNLOCKED)
     return None if probe.returncode == 0 else f"iptables-legacy does not work here: {probe.stderr.strip()}"
 
 
@@ -46,7 +50,11 @@ class LinuxWorld:
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
-            ["unshare", "-n", sys.executable, os.path.abspath(__file__)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ["unshare", "-n", sys.executable, os.path.abspath(__file__)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=UNLOCKED,
         )
 
     def close(self) -> None:
@@ -133,7 +141,7 @@ class Server:
             "ip route add default dev eth0; ip -6 route add default dev eth0"
         )
         self.tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
-        self.tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
+        self.tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         self.tap.setblocking(False)
         self.raw4 = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
         self.raw6 = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
