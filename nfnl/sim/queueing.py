@@ -130,7 +130,11 @@ class QueuedEntry:
     @property
     def reroute_needed(self) -> bool:
         """At OUTPUT: mark, TOS (IPv4 only), source or destination changed since it was queued (`nf_ip_reroute`)."""
-        return self._routed_by is not None and self._routed_by != _routed_by(self.skb)
+        if self._routed_by is None:
+            return False
+        *before, addresses = self._routed_by
+        *now, new = _routed_by(self.skb)
+        return before != now or not addresses.startswith(new)  # what a short payload leaves of the header is still there
 
     def __repr__(self) -> str:
         return f"<QueuedEntry {self.id} at {HOOK_NAMES[self.hook]}, {len(self.skb.data)} bytes>"
