@@ -231,13 +231,12 @@ class LinuxUnderTest(KernelUnderTest):
         source, destination = (socket.inet_ntop(family, a) for a in (packet[at - 2 * size : at - size], packet[at - size : at]))
         ports = struct.unpack_from(">HH", packet, at)
 
-        def send() -> None:
-            with socket.socket(family, socket.SOCK_DGRAM) as sock:
-                sock.bind((source, ports[0]))
-                sock.sendto(packet[at + 8 :], (destination, ports[1]))
-
+        sock = self.kernel._kernel.inside(lambda: socket.socket(family, socket.SOCK_DGRAM))
+        self.cleanup.callback(sock.close)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((source, ports[0]))
         with self.kernel._step():
-            self.kernel._kernel.inside(send)
+            sock.sendto(packet[at + 8 :], (destination, ports[1]))
 
     def index_of(self, dev: str) -> int:
         return self.kernel._kernel.inside(lambda: socket.if_nametoindex(dev))

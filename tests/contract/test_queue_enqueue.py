@@ -7,7 +7,7 @@ from errno import EAGAIN, EPERM
 
 import pytest
 
-from nfnl.subsys.queue import Command, ConfigCommand, CopyMode, Params, QueueFlag
+from nfnl.subsys.queue import Command, ConfigCommand, CopyMode, Params, QueueFlag, SkbInfo
 from tests.contract.kernels import KernelUnderTest, LinuxUnderTest
 from tests.contract.rules import only, rule
 from tests.contract.wirekit import (
@@ -183,6 +183,18 @@ def test_what_fails_open_still_meets_the_later_rules(kernel: KernelUnderTest, ru
     assert kernel.send(udp4()).delivered
     kernel.iptables("-A OUTPUT -p udp --dport 9000 -j DROP")
     assert kernel.send(udp4()).dropped
+
+
+@rule("QE-5", "QP-33")
+@pytest.mark.parametrize(("mode", "info"), [(CopyMode.PACKET, None), (CopyMode.META, SkbInfo.CSUMNOTREADY)])
+def test_its_checksum_is_finished_before_the_queue_is_found_full(
+    kernel: KernelUnderTest, rules: None, mode: CopyMode, info: SkbInfo | None
+) -> None:
+    kernel.iptables(f"-A OUTPUT {CAUGHT} 2")
+    Listener(kernel, mode=mode, queue_maxlen=0, **FAIL_OPEN)
+    later = Listener(kernel, 2, mode=CopyMode.META)
+    kernel.send_datagram(udp4())
+    assert later.packet().skb_info == info
 
 
 @rule("QE-6")

@@ -300,6 +300,18 @@ def test_in_mode_meta_too(kernel: KernelUnderTest, flags: dict[str, QueueFlag]) 
     assert told(listener) == {HDR: b"\0\0\0\1\x08\0\3", OUTDEV: be32(kernel.index_of("lo")), SKB_INFO: be32(NOT_READY)}
 
 
+@rule("QP-18", "QP-33")
+@pytest.mark.parametrize("hook", [OUTPUT, POSTROUTING])
+@pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
+def test_nothing_is_left_to_a_device_that_cannot(kernel: KernelUnderTest, hook: str, family: int) -> None:
+    caught_at(kernel, hook, family)
+    listener = Listener(kernel, **GSO)
+    go(kernel, "out", family)
+    attributes = told(listener)
+    assert SKB_INFO not in attributes
+    assert udp_sum(attributes[PAYLOAD]) == 0xFFFF
+
+
 @rule("QP-33", "QP-34")
 def test_a_finished_checksum_stays_finished(kernel: KernelUnderTest) -> None:
     for hook in (OUTPUT, PREROUTING):

@@ -585,6 +585,21 @@ def test_nor_one_of_ipv6(kernel: KernelUnderTest, length: int, passes: bool) -> 
     assert [len(packet.payload or b"") for packet in later.packets()] == ([length] if passes else [])
 
 
+@rule("QV-21")
+@pytest.mark.parametrize("word", [ACCEPT, STOP])
+@pytest.mark.parametrize("length", [0, 1, 20, 39, 40, 47])
+def test_a_raw_packet_of_ipv6_can_be_cut_anywhere(kernel: KernelUnderTest, length: int, word: int) -> None:
+    kernel.ip6tables(f"-t mangle -A OUTPUT {CAUGHT} 1")
+    kernel.ip6tables("-t mangle -A POSTROUTING -j NFQUEUE --queue-num 2")
+    listener, later = Listener(kernel), Listener(kernel, 2)
+    journey = kernel.send(udp6())
+    assert listener.decide(1, word, payload=udp6()[:length]) == "ACK"
+    packet = later.packet()
+    assert (packet.payload or b"", packet.outdev) == (udp6()[:length], kernel.index_of("lo")), "its route is the old one"
+    assert later.decide(packet) == "ACK"
+    assert journey.dropped, "when it comes in"
+
+
 @rule("QV-22")
 @pytest.mark.parametrize(("checksum", "arrives"), [(None, True), (0, True), (0x1234, False)], ids=["right", "none", "wrong"])
 def test_checksums_are_not_repaired(kernel: KernelUnderTest, listener: Listener, checksum: int | None, arrives: bool) -> None:
