@@ -13,7 +13,7 @@ from math import inf
 
 from nfnl.errors import DecodeError, NetlinkError, RemoteProtocolError
 from nfnl.session.events import Acked, Event, ForeignDatagram, Overrun, Refused, Undecodable
-from nfnl.wire.codec import iter_decode
+from nfnl.wire.codec import attribute_at, iter_decode
 from nfnl.wire.control import Ack, Malformed
 from nfnl.wire.datagram import Datagram, SocketRequest
 from nfnl.wire.declare import Direction, Message
@@ -162,7 +162,7 @@ class Session:
             ack.error,
             what,
             kernel_message=extended.message if extended else None,
-            attribute=_attribute_at(request, extended.offset) if extended and extended.offset is not None and request else None,
+            attribute=attribute_at(request, extended.offset) if extended and extended.offset is not None and request else None,
             hint=self.hints.get((ack.request_type, ack.error)),
         )
 
@@ -184,15 +184,3 @@ class Session:
 
     def _undecodable(self, data: bytes, error: DecodeError) -> None:
         self._events.append(Undecodable(data, error))
-
-
-def _attribute_at(request: Message, offset: int) -> str:
-    """The path of the attribute that starts at an offset of the request: what the extended acknowledgement points at."""
-    name = type(request).__name__
-    position = 20
-    for attribute in request.attributes:
-        if position == offset:
-            field = request.__by_number__.get(attribute.number)
-            return f"{name}.{field.name} ({field.kernel_name})" if field else f"{name}.[{attribute.number}]"
-        position += (len(attribute.data) + 7) & ~3
-    return f"{name}, byte {offset}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from nfnl.errors import DecodeError
-from nfnl.wire.compiled import BODY, codec
-from nfnl.wire.constants import NlmsgFlag
+from nfnl.wire.compiled import BODY, codec, wire_attributes
+from nfnl.wire.constants import NLA_HDRLEN, NLA_TYPE_MASK, NlmsgFlag
 from nfnl.wire.control import Generic, Malformed, control
-from nfnl.wire.declare import Direction, registry
+from nfnl.wire.declare import Direction, Message, View, registry
 from nfnl.wire.header import NATIVE, ByteOrder, NetlinkMessage, Part, walk
 
 
@@ -61,3 +61,24 @@ def encode(messages: Iterable[NetlinkMessage]) -> bytes:
         out += b"\0" * (-len(out) % 4)
         out += bytes(message)
     return bytes(out)
+
+
+def attribute_at(message: Message, offset: int) -> str:
+    """The attribute that starts at a byte of the message, as an extended acknowledgement points at it.
+
+    ``Config.command (NFQA_CFG_CMD)``; where none starts there, the name of the message and the number of the byte.
+    """
+    name = type(message).__name__
+
+    def search(declaration: type[View] | None, start: int, end: int, path: str) -> str | None:
+        for attribute in wire_attributes(bytes(message), start, end, message._order):
+            field = declaration.__by_number__.get(attribute.type & NLA_TYPE_MASK) if declaration else None
+            here = f"{path}.{field.name if field else f'[{attribute.type & NLA_TYPE_MASK}]'}"
+            if attribute.offset == offset:
+                return f"{here} ({field.kernel_name})" if field else here
+            inside = attribute.offset + NLA_HDRLEN
+            if field is not None and field.nest is not None and inside <= offset < inside + len(attribute.data):
+                return search(field.nest, inside, inside + len(attribute.data), here)
+        return None
+
+    return search(type(message), BODY, message.nlmsg_len, name) or f"{name}, byte {offset}"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nfnl.errors import DecodeError, error_name
-from nfnl.wire.codec import decode_part
-from nfnl.wire.compiled import BODY, wire_attributes
+from nfnl.wire.codec import attribute_at, decode_part
+from nfnl.wire.compiled import BODY
 from nfnl.wire.constants import (
     NLA_F_NESTED,
     NLA_HDRLEN,
@@ -59,27 +59,6 @@ def _layout_name(a: Attr) -> str:
         return "nest"
     parts = ", ".join(f"{name} {part.name}" for name, part in a.layout.parts)
     return parts or ("nest" if a.nested else a.layout.name)
-
-
-def attribute_at(message: Message, offset: int) -> str:
-    """The attribute that starts at a byte of the message, as an extended acknowledgement points at it.
-
-    ``Config.command (NFQA_CFG_CMD)``; where none starts there, the name of the message and the number of the byte.
-    """
-    name = type(message).__name__
-
-    def search(declaration: type[View] | None, start: int, end: int, path: str) -> str | None:
-        for attribute in wire_attributes(bytes(message), start, end, message._order):
-            field = declaration.__by_number__.get(attribute.type & NLA_TYPE_MASK) if declaration else None
-            here = f"{path}.{field.name if field else f'[{attribute.type & NLA_TYPE_MASK}]'}"
-            if attribute.offset == offset:
-                return f"{here} ({field.kernel_name})" if field else here
-            inside = attribute.offset + NLA_HDRLEN
-            if field is not None and field.nest is not None and inside <= offset < inside + len(attribute.data):
-                return search(field.nest, inside, inside + len(attribute.data), here)
-        return None
-
-    return search(type(message), BODY, message.nlmsg_len, name) or f"{name}, byte {offset}"
 
 
 # --- one line per message ------------------------------------------------------------------------------------------------------

@@ -77,14 +77,18 @@ def test_each_packet_gets_its_verdict(kernel: Any, door: Driver) -> None:
 
 def test_what_a_packet_tells(kernel: Any, door: Driver) -> None:
     seen: dict[str, object] = {}
+    indev: list[int | None] = []
 
     def look(packet: nfnl.QueuedPacket, queue: QueueDoor) -> None:
+        indev.append(packet.indev)
         for name in ("id", "payload", "mark", "hook", "outdev", "hw_protocol", "uid", "gid", "truncated", "full_length", "decided"):
             seen[name] = getattr(packet, name)
         seen["text"] = repr(packet)
         packet.accept()
 
     door(kernel, until(1, look), meanwhile=lambda queue: kernel.receive(datagram()))
+    assert indev[0] is not None
+    assert indev[0] > 1, "not the loopback"
     assert seen == {
         "id": 1,
         "payload": datagram(),

@@ -149,9 +149,7 @@ def test_a_real_socket_gets_the_new_bytes_and_never_the_unrepaired(
     ):
         server.bind((host, 0))
         client.connect(server.getsockname())
-        door(
-            nfnl.LinuxKernel(lab._namespace), until(2, handle), meanwhile=lambda queue: [client.send(b"hello") for _ in range(2)]
-        )
+        door(nfnl.LinuxKernel(lab._namespace), until(2, handle), meanwhile=lambda queue: [client.send(b"hello") for _ in range(2)])
         assert server.recv(100, socket.MSG_DONTWAIT) == GREETING
         with pytest.raises(BlockingIOError):
             server.recv(100, socket.MSG_DONTWAIT)

@@ -13,7 +13,7 @@ from nfnl.session.queue import HOLD, TRANSITIONS, Input, Policy, QueueSession, S
 from nfnl.subsys.queue import Command, ConfigCommand, CopyMode, Params, QueueFlag, VerdictBatch, VerdictHeader, VerdictMessage
 from nfnl.wire.codec import decode
 from nfnl.wire.constants import Verdict
-from nfnl.wire.control import Ack
+from nfnl.wire.control import Ack, ExtendedAck
 from nfnl.wire.datagram import Datagram
 from tests.unit.session.kernel_model import ModelQueue
 
@@ -133,7 +133,7 @@ def test_flags_can_be_cleared() -> None:
     assert kernel.configs[-1].present() == {"flags", "mask"}
 
 
-def test_a_refused_bind_names_both_reasons_and_the_attribute() -> None:
+def test_a_refused_bind_names_both_reasons() -> None:
     session = QueueSession(3)
     request = session.bind()
     (datagram,) = session.datagrams_to_send()
@@ -141,8 +141,23 @@ def test_a_refused_bind_names_both_reasons_and_the_attribute() -> None:
     assert isinstance(event, Refused)
     assert event.request == request
     assert isinstance(event.error, NotPermitted)
+    assert event.error.attribute is None
     assert "CAP_NET_ADMIN" in str(event.error)
     assert "another process" in str(event.error)
+
+
+def test_a_refusal_names_the_attribute_the_kernel_points_at_and_what_it_says() -> None:
+    session = QueueSession(3)
+    session.bind(max_length=9)
+    (datagram,) = session.datagrams_to_send()
+    words = ExtendedAck(message="Attribute failed policy validation", offset=28 + 12)
+    (event,) = feed(session, bytes(Ack.build(datagram, errno.ERANGE, extended=words)))
+    assert isinstance(event, Refused)
+    assert event.error.attribute == "Config.queue_maxlen (NFQA_CFG_QUEUE_MAXLEN)"
+    assert str(event.error) == (
+        "bind queue 3: ERANGE (Numerical result out of range); the kernel says: Attribute failed policy validation; "
+        "attribute: Config.queue_maxlen (NFQA_CFG_QUEUE_MAXLEN)"
+    )
 
 
 @pytest.mark.parametrize("number", [-1, 65536])
