@@ -86,7 +86,7 @@ def open_kernel(name: str) -> AbstractContextManager[FakeKernel | LinuxLab]:
     except OSError as error:
         raise click.ClickException(
             f"no throw-away network namespace can be had here: {error.strerror or error}.\n"
-            "It takes root, or user namespaces and a tun device that anybody may open; 'nfnl demo' on the fake kernel takes neither."
+            "It takes root, or user namespaces and a tun device open to all; 'nfnl demo' on the fake kernel takes neither."
         ) from None
     click.echo("On Linux, in a network namespace of its own that is gone at the end.", err=True)
     return lab

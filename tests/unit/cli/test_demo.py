@@ -55,5 +55,5 @@ def test_without_root_and_user_namespaces_it_says_so(monkeypatch: pytest.MonkeyP
         demo.open_kernel("linux")
     assert said.value.message.splitlines() == [
         "no throw-away network namespace can be had here: Operation not permitted: unprivileged user namespaces are switched off.",
-        "It takes root, or user namespaces and a tun device that anybody may open; 'nfnl demo' on the fake kernel takes neither.",
+        "It takes root, or user namespaces and a tun device open to all; 'nfnl demo' on the fake kernel takes neither.",
     ]
