@@ -48,6 +48,10 @@ class Profile:
             return self.small_head
         return 1 << (total - 1).bit_length()
 
+    def room(self, size: int) -> int:
+        """Bytes that fit into a buffer that was made for ``size``."""
+        return self.head(size) - _TRAILER
+
     def truesize(self, asked: int, used: int, paged: int = 0) -> int:
         """What a socket is charged for a message of the kernel's: ``asked`` bytes were allocated for it and ``used`` written.
 

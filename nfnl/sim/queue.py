@@ -243,9 +243,21 @@ class QueueSubsystem:
         if entry is None:
             raise Refusal(Errno.ENOENT)
         payload = attributes.get(_PAYLOAD)
-        if payload is not None and not self._queues.replace_payload(entry, payload):
-            verdict = DROP
+        if payload is not None:
+            if len(payload) > self._room(entry.skb):
+                entry.skb.sk = None  # it is copied to where there is room, and copies belong to nobody (`skb_copy_expand`)
+            if not self._queues.replace_payload(entry, payload):
+                verdict = DROP
         self._decide(entry, verdict, attributes)
+
+    def _room(self, skb: Skb) -> int:
+        """How long a packet that was made here may become in the memory it was given then."""
+        made = len(skb.journey.packet)
+        if _linear(skb, made) < made:  # behind pages there is no room
+            return len(skb.data)
+        if skb.family == IPV6 and skb.transport:  # by `__ip6_append_data`; the others by `raw_send_hdrinc` and the like
+            return self._profile.room(made + 24) - 24
+        return self._profile.room(made + 31) - 16
 
     def _verdict_batch(self, request: Request, attributes: Attributes) -> None:
         """`nfqnl_recv_verdict_batch`."""
