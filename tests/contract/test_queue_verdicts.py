@@ -28,7 +28,9 @@ from tests.contract.wirekit import (
     attribute,
     be32,
     bind,
+    head,
     nfnetlink,
+    small_head,
     udp4,
     udp6,
     udp_sum,
@@ -672,6 +674,48 @@ def test_a_new_packet_may_go_elsewhere(kernel: KernelUnderTest, listener: Listen
     new = udp4(source="10.0.0.1", destination="192.0.2.9")
     assert listener.decide(1, payload=new) == "ACK"
     assert (journey.delivered, journey.data, journey.answers) == (True, new, [])
+
+
+@rule("QV-26", "QV-20", "QP-12")
+@pytest.mark.parametrize("length", [33, 200, 225, 226, 232, 233, 500, 1400])
+@pytest.mark.parametrize("how", ["raw IPv4", "raw IPv6", "IPv4", "IPv6"])
+def test_a_packet_that_outgrows_its_memory_is_nobody_s(kernel: KernelUnderTest, listener: Listener, how: str, length: int) -> None:
+    kernel.ip6tables(f"-t mangle -A OUTPUT {CAUGHT} 1")
+    small = small_head(listener)
+    listener.configure(mask=8, flags=8)  # UID_GID
+    packet = udp4(bytes(length - 28)) if how.endswith("IPv4") else udp6(bytes(max(length - 48, 0)))
+    # in front of the packet there is room for link-layer headers (16), behind it some to align it
+    asked, front = (len(packet) + 24, 24) if how == "IPv6" else (len(packet) + 31, 16)
+    most = head(asked, small) - 320 - front
+    for grown, somebody in ((most, True), (most + 1, False)):
+        if how.startswith("raw"):
+            kernel.send(packet)
+        else:
+            kernel.send_datagram(packet)
+        before = listener.packet()
+        assert listener.decide(before, to_queue(1), payload=bytes(grown)) == "ACK"
+        after = listener.packet()
+        assert (before.uid is not None, after.uid is not None) == (True, somebody)
+        assert listener.decide(after, DROP) == "ACK"
+
+
+@rule("QV-26")
+@pytest.mark.parametrize(("length", "somebody"), [(19_000, True), (20_000, True), (20_001, False)])
+def test_behind_data_in_pages_there_is_no_room(kernel: KernelUnderTest, listener: Listener, length: int, somebody: bool) -> None:
+    listener.configure(mask=8, flags=8)  # UID_GID
+    kernel.send_datagram(udp4(bytes(20_000 - 28)))
+    assert listener.decide(1, to_queue(1), payload=udp4(bytes(length - 28))) == "ACK"
+    assert [packet.uid is not None for packet in listener.packets()] == [True, somebody]
+
+
+@rule("QV-26", "QP-34")
+@pytest.mark.parametrize(("length", "info"), [(150, None), (2000, 4)])
+def test_and_its_checksum_was_verified_by_nobody(kernel: KernelUnderTest, length: int, info: int | None) -> None:
+    kernel.iptables(f"-t mangle -A POSTROUTING {CAUGHT} 1")
+    listener = Listener(kernel)
+    kernel.send(udp4())
+    assert listener.decide(1, to_queue(1), payload=udp4(bytes(length - 28))) == "ACK"
+    assert [packet.skb_info for packet in listener.packets()] == [None, info]
 
 
 @rule("QV-31", "QV-32", "QV-36")

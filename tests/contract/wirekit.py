@@ -290,19 +290,20 @@ def small_head(client: Client) -> int:
     return 0 if head in (512, 1024) else head
 
 
+def head(size: int, small_head: int) -> int:
+    """What the kernel takes for ``size`` bytes and what it keeps behind them (320: struct skb_shared_info), on x86-64."""
+    need = ((size + 63) & ~63) + 320
+    return small_head if need <= small_head else 1 << (need - 1).bit_length()
+
+
 def truesize(alloc: int, used: int, *, small_head: int, paged: int = 0) -> int:
     """What a message costs for which ``alloc`` bytes were asked and ``used`` written, on x86-64 (256: struct sk_buff).
 
     ``paged`` bytes more hang at it in pages.
     """
-
-    def head(size: int) -> int:
-        need = ((size + 63) & ~63) + 320  # struct skb_shared_info
-        return small_head if need <= small_head else 1 << (need - 1).bit_length()
-
-    taken = head(alloc)
+    taken = head(alloc, small_head)
     if (taken - 320 - used) * 2 >= taken + 256 + paged:  # netlink_trim: half of it would be air
-        taken = head(used)
+        taken = head(used, small_head)
     return taken + 256 + paged
 
 
