@@ -24,11 +24,11 @@ from nfnl.subsys.queue import (
     Vlan,
 )
 from nfnl.testing.strategies import datagrams
-from nfnl.wire.codec import iter_decode
+from nfnl.wire.codec import attribute_at, iter_decode
 from nfnl.wire.constants import NlmsgFlag, NlmsgType
 from nfnl.wire.control import Ack, ExtendedAck, Malformed
 from nfnl.wire.declare import Direction, Message, registry
-from nfnl.wire.describe import Line, Row, attribute_at, flag_words, lines, rows, summary, tree, type_words
+from nfnl.wire.describe import Line, Row, flag_words, lines, rows, summary, tree, type_words
 from nfnl.wire.header import BIG, NATIVE, NetlinkMessage
 from tests import recordings
 
