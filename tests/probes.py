@@ -94,3 +94,9 @@ def payloads_unexamined() -> str | None:
 def ping_installed() -> str | None:
     """There is a ``ping``, for what the documents show."""
     return None if shutil.which("ping", path=f"{os.environ.get('PATH', '')}:/bin:/usr/bin") else "no ping"
+
+
+@probe
+def tshark() -> str | None:
+    """There is Wireshark's ``tshark``, whose dissectors ours are compared with."""
+    return None if shutil.which("tshark") else "no tshark"
