@@ -374,26 +374,30 @@ class QueueSession(Session):
     def receive_datagrams(self, datagrams: Sequence[bytes], now: float) -> None:
         """Take in what the socket had, in order. Raises `RemoteProtocolError` for broken framing, after what came before it.
 
-        The hot path: a whole datagram of the kernel whose shape is that of the one before costs a match, an id, a place in the
+        The hot path: while bound, a whole datagram of the kernel whose shape was seen before costs a match, an id, a place in the
         ledger and an event. Everything else takes the long way round.
         """
         self._turn = now
+        if self.state is not State.BOUND:
+            super().receive_datagrams(datagrams, now)
+            return
         packets = codec(Packet)
+        match, unpack = packets.match, _BE32.unpack_from
         waiting, append = self._waiting.add, self._events.append
-        unpack, make, owner = _BE32.unpack_from, self._packet_class, self._owner
-        bound, expected = self.state is State.BOUND, self._next_id
+        make, owner = self._packet_class, self._owner
+        expected = self._next_id
         known, at = None, 0
         for data in datagrams:
-            shape = packets.match(data) or packets.remembered(data) if bound and type(data) is bytes else None
+            shape = match(data) or packets.remembered(data) if type(data) is bytes else None
             if shape is None:
                 self._next_id = expected & ID_MASK
                 self.receive_datagram(data, now)
-                bound, expected = self.state is State.BOUND, self._next_id
+                expected = self._next_id
                 continue
             if shape is not known:
                 if int.from_bytes(data[18:20], "big") != self.number:
                     continue
-                known, at = shape, shape.at[0]
+                known, match, at = shape, packets.match, shape.at[0]
             packet_id = unpack(data, at)[0]
             if packet_id != expected:
                 self._next_id = expected = expected & ID_MASK
