@@ -25,6 +25,7 @@ from nfnl.sim.skb import (
     IPV6,
     TCP,
     UDP,
+    Checksum,
     Device,
     Link,
     NotModelled,
@@ -292,19 +293,25 @@ class Stack:
 
     def _output(self, skb: Skb) -> int:
         """Passed OUTPUT or FORWARD (`ip_output`, `ip_mc_output`, `ip6_output`)."""
-        route = skb.dst
-        assert route is not None
-        skb.outdev = route.dev
-        if route.local and route.dev.link is not Link.LOOPBACK:
-            self._keep_copy(skb, route)
+        assert skb.dst is not None
+        skb.outdev = skb.dst.dev
+        if skb.family == IPV4:
+            self._keep_copy(skb)
         return self.hooks.run(skb, POSTROUTING)
 
-    def _keep_copy(self, skb: Skb, route: Route) -> None:
-        """This machine is among the addressees: a copy passes POSTROUTING too, and comes in where the packet goes out."""
+    def _keep_copy(self, skb: Skb) -> None:
+        """If this machine is among the addressees: a copy passes POSTROUTING too, and comes in where the packet goes out.
+
+        IPv4 makes it before the packet passes POSTROUTING, IPv6 after.
+        """
+        route = skb.dst
+        assert route is not None
+        if not route.local or route.dev.link is Link.LOOPBACK:
+            return
         copy = Skb(skb.data, skb.family, Journey(skb.data, skb.data, skb.mark), skb.mark, skb.priority)
         skb.journey.answers.append(copy.journey)
-        copy.dst, copy.outdev = route, self.routing.lo
-        copy.outdev = route.dev
+        copy.dst, copy.outdev, copy.transport = route, route.dev, skb.transport
+        copy.csum, copy.csum_start, copy.csum_offset = skb.csum, skb.csum_start, skb.csum_offset
         copy.looped = True
         self.hooks.run(copy, POSTROUTING)
 
@@ -313,12 +320,17 @@ class Stack:
         dev = skb.outdev
         assert dev is not None
         if skb.looped or dev.link is Link.LOOPBACK:
+            if skb.looped and skb.csum is Checksum.NONE:
+                skb.csum = Checksum.UNNECESSARY  # `dev_loopback_xmit`
             skb.hwaddr = None if dev.link is Link.NONE else dev.mac
             self._netif_rx(skb, dev)
             return 0
-        if skb.family == IPV6 and skb.data[24:25] == b"\xff" and skb.data[25] & 0xF <= 1:
-            skb.drop("interface-local multicast does not leave")
-            return 0
+        if skb.family == IPV6:
+            self._keep_copy(skb)
+            dst = skb.parse()[1]
+            if dst[0] == 0xFF and dst[1] & 0xF <= 1:
+                skb.drop("interface-local multicast does not leave")
+                return 0
         pieces = 1
         if len(skb.data) > dev.mtu:
             pieces = _fragments(skb, dev.mtu)

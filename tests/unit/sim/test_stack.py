@@ -486,6 +486,25 @@ def test_what_is_for_all_comes_back_to_its_sender(dst: str) -> None:
     assert world.hits("POSTROUTING", table="mangle") == [2]
 
 
+def test_ipv4_copies_before_postrouting_and_ipv6_behind_it() -> None:
+    world = World()
+    for program in (world.iptables, world.ip6tables):
+        program("-t mangle -A POSTROUTING -j DROP")
+    world.stack.send(ip4(PING, src="10.0.0.1", dst="10.0.0.255"))
+    world.stack.send(ip6(PING6, src="fd00::1", dst="ff02::1"))
+    assert world.hits("POSTROUTING", table="mangle") == [2]
+    assert world.hits("POSTROUTING", table="mangle", v6=True) == [1]
+
+
+def test_nobody_asks_for_the_checksum_of_a_copy() -> None:
+    world = World()
+    world.listen()
+    world.iptables("-t mangle -A PREROUTING -j NFQUEUE --queue-num 1")
+    world.stack.send(ip4(PING, src="10.0.0.1", dst="10.0.0.255"))
+    [(_, entry)] = world.told
+    assert (entry.indev, entry.hwaddr, entry.skb_info) == (2, None, 0)
+
+
 def test_a_group_nobody_joined_here_does_not_come_back() -> None:
     assert World().stack.send(ip4(PING, src="10.0.0.1", dst="224.0.0.5")).answers == []
     assert World().stack.send(ip6(PING6, src="fd00::1", dst="ff02::2")).answers == []
