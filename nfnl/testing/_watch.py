@@ -536,11 +536,13 @@ def _walk(attributes: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _refusals(data: bytes) -> str:
     """The counter that moves when the protocol of this packet refuses it."""
-    if data[:1] and data[0] >> 4 == 6:
-        counter, kind = _REFUSED.get((10, data[6]), "") if len(data) > 6 else "", data[40:41]
+    if len(data) < 20:  # a verdict has left too little to tell
+        return ""
+    if data[0] >> 4 == 6:
+        counter, kind = _REFUSED.get((10, data[6]), ""), data[40:41]
         error = kind < b"\x80"
     else:
-        counter, kind = _REFUSED.get((2, data[9]), "") if len(data) > 9 else "", data[(data[0] & 15) << 2 :][:1]
+        counter, kind = _REFUSED.get((2, data[9]), ""), data[(data[0] & 15) << 2 :][:1]
         error = kind in (b"\3", b"\4", b"\5", b"\x0b", b"\x0c")
     if counter.startswith("Icmp"):  # an ICMP error about a packet that nobody remembers counts as InErrors too
         counter += "CsumErrors" if error else "Errors"
