@@ -338,6 +338,9 @@ class Stack:
                 self._too_big(skb, dev)
                 return EMSGSIZE
         skb.finish_checksum()
+        if not skb.data:
+            skb.drop(f"nothing of it is left, and {dev.name} does not send that")  # `tun_net_xmit`
+            return 0
         skb.end(Fate.SENT, f"in {pieces} fragments" if pieces > 1 else "")
         return 0
 
