@@ -602,6 +602,17 @@ def test_a_raw_packet_of_ipv6_can_be_cut_anywhere(kernel: KernelUnderTest, lengt
     assert journey.dropped, "when it comes in"
 
 
+@rule("QV-21")
+@pytest.mark.parametrize(("length", "leaves"), [(0, False), (1, True), (40, True)])
+def test_what_is_left_of_it_leaves_unless_that_is_nothing(kernel: KernelUnderTest, length: int, leaves: bool) -> None:
+    kernel.ip6tables(f"-t mangle -A OUTPUT {CAUGHT} 1")
+    listener = Listener(kernel)
+    packet = udp6(source="fd00::1", destination="fd00::9")
+    journey = kernel.send(packet)
+    assert listener.decide(1, STOP, payload=packet[:length]) == "ACK"
+    assert (journey.delivered, journey.dropped, journey.data) == (leaves, not leaves, packet[:length])
+
+
 @rule("QV-22")
 @pytest.mark.parametrize(("checksum", "arrives"), [(None, True), (0, True), (0x1234, False)], ids=["right", "none", "wrong"])
 def test_checksums_are_not_repaired(kernel: KernelUnderTest, listener: Listener, checksum: int | None, arrives: bool) -> None:
