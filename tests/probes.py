@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from nfnl import open_queue
 from nfnl.testing.lab import LinuxLab
+from nfnl.wire.constants import SocketOption
 
 PROBES: dict[str, Callable[[], str | None]] = {}
 
@@ -57,6 +59,24 @@ def rmem_max_visible() -> str | None:
     """Network namespaces show net.core.rmem_max, so that it can be compared with what their sockets do."""
     asked = subprocess.run(["unshare", "-n", "cat", "/proc/sys/net/core/rmem_max"], capture_output=True, text=True, check=False)
     return asked.stderr.strip() or None
+
+
+@probe
+def network_namespaces() -> str | None:
+    """A network namespace can be made, by root of whatever user namespace."""
+    tried = subprocess.run(["unshare", "-n", "true"], capture_output=True, text=True, check=False)
+    return tried.stderr.strip() or None
+
+
+@probe
+def listen_all_nsid_readable() -> str | None:
+    """NETLINK_LISTEN_ALL_NSID can be read back; since Linux 6.12."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as sock:
+        try:
+            sock.getsockopt(270, SocketOption.LISTEN_ALL_NSID)
+        except OSError as error:
+            return str(error.strerror)
+    return None
 
 
 @probe

@@ -24,6 +24,7 @@ from nfnl.transport.base import Kernel, SocketOptions, Transport, Wait
 from nfnl.transport.linux import LinuxKernel, LinuxTransport
 from nfnl.wire.constants import SocketOption
 from nfnl.wire.datagram import AttachFilter, Datagram, JoinGroup, LeaveGroup, SetOption, SetReceiveBuffer
+from tests import probes
 
 SO_MEMINFO = 55
 
@@ -60,12 +61,8 @@ def new_namespace() -> int:
 
 @pytest.fixture
 def netns() -> Iterator[int]:
-    if not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux")
-    try:
-        descriptor = new_namespace()
-    except PermissionError:
-        pytest.skip("making a network namespace is not permitted (needs CAP_SYS_ADMIN)")
+    probes.require("network-namespaces")
+    descriptor = new_namespace()
     yield descriptor
     os.close(descriptor)
 
@@ -172,10 +169,9 @@ def test_opens_in_the_namespace_of_a_path(netns: int) -> None:
 
 
 def test_opens_in_the_namespace_of_a_name(netns: int) -> None:
+    probes.require("initial-user-namespace")
     name = f"nfnl-test-{os.getpid()}"
-    made = subprocess.run(["ip", "netns", "attach", name, str(os.getpid())], capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"ip netns attach: {made.stderr.strip()}")
+    subprocess.run(["ip", "netns", "attach", name, str(os.getpid())], check=True)
     try:
         transport = LinuxKernel(name).open()
         assert f" {transport.port_id} " in LinuxKernel().read_proc("netlink")
@@ -404,8 +400,7 @@ def test_without_recvmmsg_datagrams_come_one_by_one(netns: int, monkeypatch: pyt
 
 def test_the_capability_of_the_sender_suffices(kernel: LinuxKernel) -> None:
     """The opener needs none, because the destination is named (PM-3)."""
-    if os.geteuid() != 0 or not in_initial_user_namespace():
-        pytest.skip("needs root of the initial user namespace")
+    probes.require("initial-user-namespace")
     os.seteuid(65534)
     try:
         sock = linux._open_socket()
@@ -566,14 +561,10 @@ def test_an_old_kernel_without_extended_acks_will_do(netns: int) -> None:
 
 
 def test_listen_all_nsid(kernel: LinuxKernel) -> None:
+    probes.require("listen-all-nsid-readable")
     transport = kernel.open(SocketOptions(listen_all_nsid=True))
-    try:
-        readable = transport._socket.getsockopt(270, SocketOption.LISTEN_ALL_NSID)
-    except OSError:
-        pytest.skip("this option cannot be read back before Linux 6.12")
-    finally:
-        transport.close()
-    assert readable == 1
+    assert transport._socket.getsockopt(270, SocketOption.LISTEN_ALL_NSID) == 1
+    transport.close()
 
 
 def groups_of(transport: LinuxTransport) -> int:
