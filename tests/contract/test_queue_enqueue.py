@@ -248,11 +248,11 @@ def test_a_queue_that_is_bound_again_counts_from_1_again(kernel: KernelUnderTest
 def test_ids_follow_arrival_without_gaps(kernel: KernelUnderTest, rules: None) -> None:
     listener = Listener(kernel)
     listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
-    for number in range(150):
+    for number in range(40):
         kernel.send(udp4(b"%d" % number))
     packets = listener.packets()
-    assert [packet.header.packet_id for packet in packets] == list(range(1, 151))
-    assert [packet.payload[28:] for packet in packets if packet.payload] == [b"%d" % number for number in range(150)]
+    assert [packet.header.packet_id for packet in packets] == list(range(1, 41))
+    assert [packet.payload[28:] for packet in packets if packet.payload] == [b"%d" % number for number in range(40)]
 
 
 @rule("QE-13")
