@@ -18,6 +18,7 @@ from scapy.layers.inet6 import (
     HAO,
     ICMPv6DestUnreach,
     ICMPv6EchoRequest,
+    ICMPv6Unknown,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -409,6 +410,12 @@ def test_a_checksum_is_from_the_home_address() -> None:
     assert repair(packet)[-5:-3] == udp_checksum_between("fd00::7", "fd00::1")
 
 
+def test_an_option_counts_only_in_its_own_header() -> None:
+    for header in (IPv6ExtHdrHopByHop(options=[HAO(hoa="fd00::7")]), IPv6ExtHdrDestOpt(options=[Jumbo(jumboplen=70000)])):
+        packet = bytes(IPv6(**V6) / header / UDP(chksum=9) / b"abc")
+        assert repair(packet)[-5:-3] == udp_checksum_between("fd00::9", "fd00::1")
+
+
 # --- rejecting ------------------------------------------------------------------------------------------------------------------
 
 WITH_V4 = {
@@ -610,6 +617,9 @@ ODD_V6 = {
     "first fragment": IPv6(**V6) / IPv6ExtHdrFragment(m=1, nh=17) / Raw(bytes(UDP(len=100, chksum=1))),
     "later fragment": IPv6(**V6) / IPv6ExtHdrFragment(offset=2, nh=17) / Raw(bytes(8)),
     "long": IPv6(**V6) / UDP() / bytes(1400),
+    "trailing bytes": Raw(bytes(IPv6(**V6) / UDP()) + b"trailing"),
+    "the last kind of error": IPv6(**V6) / ICMPv6Unknown(type=127),
+    "the first kind of query": IPv6(**V6) / ICMPv6Unknown(type=128),
     "multicast": IPv6(src="fd00::9", dst="ff02::1") / UDP(),
     "TCP to many": IPv6(src="fd00::9", dst="ff02::1") / TCP(),
     "TCP from an IPv4 address": IPv6(src="::ffff:1.2.3.4", dst="fd00::1") / TCP(),
