@@ -9,7 +9,7 @@ import click
 import nfnl
 
 #: Each is a module beside this one with a ``command`` in it, loaded when it is asked for.
-COMMANDS = ("decode", "demo")
+COMMANDS = ("decode", "demo", "queue")
 
 
 class _Commands(click.Group):
@@ -32,5 +32,6 @@ def app() -> None:
     Examples:
       nfnl demo                        a queue handler at work, in this process, without root
       nfnl demo --kernel linux         the same on the real kernel, in a throw-away namespace
+      nfnl queue 5                     the packets that come to a queue of this machine
       nfnl decode capture.pcap         every byte of netlink datagrams, in words
     """

@@ -1,4 +1,4 @@
-"""Netlink datagrams out of files as people have them: hex text of any style, raw bytes, pcap and pcapng."""
+"""Netlink datagrams out of files as people have them: hex text of any style, raw bytes, captures; IP packets out of captures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nfnl.wire.constants import NETLINK_NETFILTER
+from nfnl.wire.constants import NETLINK_NETFILTER, EtherType
 from nfnl.wire.header import BIG, LITTLE, NATIVE, ByteOrder
 
 LINKTYPE_NETLINK = 253
@@ -183,6 +183,44 @@ def from_pcap(data: bytes) -> Iterator[Found]:
     if others:
         protocols = ", ".join(str(protocol) for protocol in sorted(others))
         yield Found("", remark=f"left out: {others.total()} of other netlink protocols ({protocols})")
+
+
+#: link types of IP packets -> bytes in front of them, of which at an offset are the EtherType; None: no word of what follows
+_IP_IN: dict[int, tuple[int, int | None]] = {
+    0: (4, None),  # NULL: BSD's loopback
+    1: (14, 12),  # ETHERNET
+    12: (0, None),  # DLT_RAW, as some systems write it
+    14: (0, None),
+    101: (0, None),  # RAW
+    108: (4, None),  # LOOP
+    113: (16, 14),  # LINUX_SLL: of tcpdump -i any
+    228: (0, None),  # IPV4
+    229: (0, None),  # IPV6
+    276: (20, 0),  # LINUX_SLL2
+}
+_VLAN_TAGS = (0x8100, 0x88A8)
+
+
+def ip_packets(data: bytes) -> Iterator[Found]:
+    """The IP packets of a pcap or pcapng capture, from their network headers on; the others are left out."""
+    others = 0
+    try:
+        for number, packet in enumerate(_pcapng(data) if data.startswith(_PCAPNG) else _pcap(data), 1):
+            if packet.linktype not in _IP_IN:
+                raise _BadCaptureError(f"packet {number} is of link type {packet.linktype}, in which there are no IP packets")
+            at, type_at = _IP_IN[packet.linktype]
+            while type_at is not None and int.from_bytes(packet.data[type_at : type_at + 2], "big") in _VLAN_TAGS:
+                at, type_at = at + 4, at + 2
+            ether_type = None if type_at is None else int.from_bytes(packet.data[type_at : type_at + 2], "big")
+            network = packet.data[at:]
+            if network and network[0] >> 4 in (4, 6) and ether_type in (None, EtherType.IPV4, EtherType.IPV6):
+                yield Found(f"packet {number}", network)
+            else:
+                others += 1
+    except _BadCaptureError as error:
+        yield Found("", problem=f"the capture is broken: {error}")
+    if others:
+        yield Found("", remark=f"left out: {others} packet{'s' * (others != 1)} that {'is' if others == 1 else 'are'} not IP")
 
 
 def _take(data: bytes, at: int, size: int, what: str) -> bytes:

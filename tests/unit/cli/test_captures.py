@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.utils import RawPcapReader
 
-from nfnl.cli.captures import Found, datagrams, form_of, from_hex, from_pcap
+from nfnl.cli.captures import Found, datagrams, form_of, from_hex, from_pcap, ip_packets
 from nfnl.wire.header import BIG, LITTLE, ByteOrder
 from tests import recordings
 
@@ -208,3 +208,45 @@ def test_the_form_shows_by_itself(tmp_path: Path) -> None:
     assert form_of(RECORDED[0]) == "binary"
     assert form_of(b"") == "hex"
     assert [f.data for f in datagrams(RECORDED[0], "binary")] == [RECORDED[0]]
+
+
+# --- IP packets in captures ------------------------------------------------------------------------------------------------------
+
+V4, V6 = b"\x45 an IPv4 packet", b"\x60 an IPv6 packet"
+
+
+@pytest.mark.parametrize(
+    ("linktype", "frame", "packet"),
+    [
+        (0, b"\2\0\0\0" + V4, V4),
+        (1, bytes(12) + b"\x08\0" + V4, V4),
+        (1, bytes(12) + b"\x86\xdd" + V6, V6),
+        (1, bytes(12) + b"\x81\0\0\7\x08\0" + V4, V4),
+        (1, bytes(12) + b"\x88\xa8\0\1\x81\0\0\7\x08\0" + V4, V4),
+        (1, bytes(12) + b"\x08\6" + V4, None),  # ARP, whatever it begins with
+        (1, bytes(12) + b"\x08\0\0", None),  # no version of IP that there is
+        (1, b"cut off", None),
+        (101, V4, V4),
+        (101, V6, V6),
+        (101, b"", None),
+        (108, b"\0\0\0\2" + V4, V4),
+        (113, bytes(14) + b"\x08\0" + V4, V4),
+        (228, V4, V4),
+        (229, V6, V6),
+        (276, b"\x86\xdd" + bytes(18) + V6, V6),
+        (276, b"\x08\6" + bytes(18) + V4, None),
+    ],
+)
+def test_ip_packets_of_every_link_type(linktype: int, frame: bytes, packet: bytes | None) -> None:
+    for form in (pcap, pcapng):
+        for prefix in "<>":
+            found = list(ip_packets(form([frame], prefix, linktype)))
+            assert found == [Found("", remark="left out: 1 packet that is not IP") if packet is None else Found("packet 1", packet)]
+
+
+def test_a_capture_of_something_else_has_no_ip_packets() -> None:
+    problem = "the capture is broken: packet 1 is of link type 253, in which there are no IP packets"
+    assert list(ip_packets(pcap([cooked(b"")]))) == [Found("", problem=problem)]
+    whole, broken = ip_packets(pcap([V4, V4], linktype=101)[:-1])
+    assert whole == Found("packet 1", V4)
+    assert broken.problem.startswith("the capture is broken: a record at byte")
