@@ -209,12 +209,12 @@ class QueueDoor:
         if self._closed or packet_id not in self._session.waiting_set:
             return
         policy = self._session.undecided
+        self.decide(packet_id, policy.value)
         warnings.warn(
             f"queue {self.number}: packet {packet_id} was let go without a verdict; policy: {policy.name}",
             QueueWarning,
             stacklevel=2,
         )
-        self.decide(packet_id, policy.value)
 
     def _finish(self) -> None:
         """Decide what is left, and close the socket."""

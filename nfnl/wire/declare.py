@@ -45,6 +45,13 @@ REQUIRED = _Required.REQUIRED
 class Attr:
     """One attribute of a declaration: its number, its layout, and what people need to know about it."""
 
+    #: how its value lies in bytes; None for a nest
+    layout: Layout | None
+    #: what is inside, if it holds attributes
+    nest: type[AttrSet] | None
+    #: NLA_F_NESTED is set on building (it is ignored on reading, as in the kernel)
+    nested: bool
+
     def __init__(
         self,
         number: int,
@@ -64,8 +71,7 @@ class Attr:
         self.doc = doc
         #: first kernel that knows it, where that matters
         self.since = since
-        #: NLA_F_NESTED is set on building (it is ignored on reading, as in the kernel)
-        self.nested = nested
+        self._nested = nested
         #: padded to a multiple of 4 even at the end of the message
         self.padded = padded
         #: what the kernel's attribute policy checks: a layout whose size is the minimum; None where it checks nothing
@@ -73,8 +79,17 @@ class Attr:
         # filled in when the class is complete
         self.name = ""
         self.index = -1
-        self.layout: Layout | None = None
-        self.nest: type[AttrSet] | None = None
+        self._owner: type[View] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        # Annotations are evaluated when first asked for: doing so is most of what importing a declaration would cost.
+        if name not in ("layout", "nest", "nested") or self._owner is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        hints = typing.get_type_hints(self._owner, include_extras=True)
+        for a in self._owner.__attrs__:
+            a.layout, a.nest = _in_annotation(self._owner, a, hints[a.name])
+            a.nested = a._nested or a.nest is not None
+        return getattr(self, name)
 
     @property
     def required(self) -> bool:
@@ -148,12 +163,10 @@ class View:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        hints = None
         found: list[Attr] = []
-        for name, value in cls.__dict__.items():
+        for value in cls.__dict__.values():
             if isinstance(value, Attr):
-                hints = hints or typing.get_type_hints(cls, include_extras=True)
-                _resolve(cls, value, hints[name])
+                value._owner = cls
                 value.index = len(found)
                 found.append(value)
         cls.__attrs__ = tuple(found)
@@ -224,20 +237,19 @@ class View:
         raise NotImplementedError
 
 
-def _resolve(cls: type, a: Attr, hint: Any) -> None:
-    """Find the layout or the nest in ``X`` or ``X | None``."""
+def _in_annotation(cls: type, a: Attr, hint: Any) -> tuple[Layout | None, type[AttrSet] | None]:
+    """The layout or the nest in ``X`` or ``X | None``."""
     options = [hint]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
     if len(options) == 1:
-        option = options[0]
+        (option,) = options
         if isinstance(option, type) and issubclass(option, AttrSet):
-            a.nest = option
-            a.nested = True
-            return
-        a.layout = layout_of(option)
-    if a.layout is None:
-        raise TypeError(f"{cls.__name__}.{a.name}: {hint} has no layout")
+            return None, option
+        layout = layout_of(option)
+        if layout is not None:
+            return layout, None
+    raise TypeError(f"{cls.__name__}.{a.name}: {hint} has no layout")
 
 
 class AttrSet(View):
