@@ -20,9 +20,9 @@ def pipe(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[byt
 class Terminal:
     """It runs in a terminal of its own."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, columns: int = 80) -> None:
         self._ours, theirs = pty.openpty()
-        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
         environment.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
             [*NFNL, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
