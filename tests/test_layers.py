@@ -23,6 +23,7 @@ DATA_PLANE = [
     "exthdrs",
     "defrag",
     "hooks",
+    "balance",
     "rules",
     "tables",
     "queueing",

@@ -48,6 +48,9 @@ class Entry:
         self.function = function
 
 
+#: Any number would do; this one is always the same.
+HASH_SEED = 0x6E666E6C
+
 _NOTHING_HOOKED = tuple(Step(name, "", "", "nothing is hooked here", "ACCEPT") for name in HOOK_NAMES)
 
 
@@ -55,12 +58,16 @@ class HookTable:
     """The hooks of one network namespace, IPv4 and IPv6.
 
     The layers above and below plug in by setting three attributes: `Stack` sets ``okfn`` and ``reroute``, `QueueTable` sets
-    ``enqueue`` and ``removed``.
+    ``enqueue`` and ``removed``. ``cpu`` and ``hash_seed`` may be set at any time.
     """
 
-    __slots__ = ("_entries", "enqueue", "okfn", "removed", "reroute")
+    __slots__ = ("_entries", "cpu", "enqueue", "hash_seed", "okfn", "removed", "reroute")
 
-    def __init__(self) -> None:
+    def __init__(self, *, hash_seed: int = HASH_SEED) -> None:
+        #: number of the processor that runs the functions (`smp_processor_id`)
+        self.cpu = 0
+        #: 32 bits that rules hash with (``jhash_initval`` of xt_NFQUEUE); Linux draws them once after it was started
+        self.hash_seed = hash_seed
         self._entries: dict[int, list[list[Entry]]] = {family: [[] for _ in HOOK_NAMES] for family in (IPV4, IPV6)}
         #: per hook, what the stack does with a packet that has passed it; answers with an errno
         self.okfn: list[Callable[[Skb], int]] = []

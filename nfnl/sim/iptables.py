@@ -27,7 +27,7 @@ NOT_MODELLED = {
     "tables raw, nat and security": "refused",
     "matches but tcp, udp, icmp, icmp6 and mark": "refused",
     "targets but ACCEPT, DROP, RETURN, QUEUE, MARK, NFQUEUE and chains": "refused",
-    "--tcp-option, ranges of ICMP codes, --queue-balance, --queue-cpu-fanout": "refused",
+    "--tcp-option, ranges of ICMP codes": "refused",
     "-L, -h, -V, and -v with anything but -S": "refused; -S lists",
     "names of hosts": "refused; names of services are those of a short list, others are unknown to it",
     "iptables-restore --noflush and --test": "there is no way to ask for them",

@@ -13,7 +13,7 @@ from nfnl.sim.af_netlink import SOCK_DGRAM, SOCK_RAW, Capability, Process, Sock,
 from nfnl.sim.clock import Clock
 from nfnl.sim.errnos import Errno
 from nfnl.sim.gate import Gate
-from nfnl.sim.hooks import HookTable
+from nfnl.sim.hooks import HASH_SEED, HookTable
 from nfnl.sim.iptables import Iptables
 from nfnl.sim.journey import Journey
 from nfnl.sim.nfnetlink import NOT_MODELLED as NFNETLINK_NOT_MODELLED
@@ -40,9 +40,9 @@ NOT_MODELLED: dict[str, dict[str, str]] = {
 class _World:
     """Everything that a snapshot holds."""
 
-    def __init__(self, gate: Gate, profile: Profile, process: Process) -> None:
+    def __init__(self, gate: Gate, profile: Profile, process: Process, hash_seed: int) -> None:
         self.clock = Clock()
-        self.hooks = HookTable()
+        self.hooks = HookTable(hash_seed=hash_seed)
         self.queues = QueueTable(self.hooks, entry_limit=profile.entry_limit)
         self.stack = Stack(self.clock, self.queues)
         self._iptables: dict[int, Iptables] = {}
@@ -63,7 +63,7 @@ class FakeKernel:
 
     ``profile`` says which kernel it is like; ``capabilities`` and ``pid`` are those of the process that uses it, a root by
     user id; ``when_idle`` says what becomes of a wait that nothing can end: ``"raise"`` ends it with `Idle`, ``"wait"`` waits
-    for another thread.
+    for another thread; ``hash_seed`` is the number of 32 bits that ``--queue-balance`` hashes with, which Linux draws by lot.
 
     A verb returns when everything it has caused is done, or waits for somebody: a verdict, or `advance`. It may be called
     from any thread. After `close` all but `close` raises `TransportClosed`.
@@ -76,10 +76,11 @@ class FakeKernel:
         capabilities: Collection[int] = tuple(Capability),
         when_idle: Literal["raise", "wait"] = "raise",
         pid: int = 4242,
+        hash_seed: int = HASH_SEED,
     ) -> None:
         self.profile = profile
         self._gate = Gate(when_idle)
-        self._alive: _World | None = _World(self._gate, profile, Process(pid, 0, 0, capabilities))
+        self._alive: _World | None = _World(self._gate, profile, Process(pid, 0, 0, capabilities), hash_seed)
         #: `until_idle` blocks that are open
         self._resting = 0
 
@@ -211,6 +212,16 @@ class FakeKernel:
                 except ValueError:
                     raise Errno.EINVAL.error(name) from None
             return str(sysctls[key])
+
+    @property
+    def cpu(self) -> int:
+        """Number of the processor that everything runs on, as ``--queue-cpu-fanout`` sees it: 0 until another is set."""
+        return self._world.hooks.cpu
+
+    @cpu.setter
+    def cpu(self, number: int) -> None:
+        with self._gate:
+            self._world.hooks.cpu = number
 
     # ----------------------------------------------------------------------------------------------------------------- time
 

@@ -15,6 +15,7 @@ from errno import E2BIG, EINVAL, ENOENT
 from struct import unpack_from
 
 from nfnl.errors import NfnlError
+from nfnl.sim.balance import nfqueue_hash
 from nfnl.sim.hooks import (
     ACCEPT,
     DROP,
@@ -299,17 +300,36 @@ class SetMark:
 
 @dataclass(frozen=True, slots=True)
 class NfQueue:
-    """``-j NFQUEUE``: to the queue with this number; with ``bypass`` on to the next *table* if nobody listens to it."""
+    """``-j NFQUEUE``: to the queue with this number; with ``bypass`` on to the next *table* if nobody listens to it.
+
+    A ``total`` above 1 means so many queues from that number on: a hash of the addresses chooses, or with ``cpu_fanout`` the
+    processor that runs the hook. 0 is what becomes of 65536 in the 16 bits there are.
+    """
 
     number: int = 0
     bypass: bool = False
+    total: int = 1
+    cpu_fanout: bool = False
 
-    @property
-    def verdict(self) -> int:
-        return self.number << 16 | QUEUE | (QUEUE_BYPASS if self.bypass else 0)
+    def check(self) -> None:
+        """`nfqueue_tg_check`. Raises `TableError` (EINVAL)."""
+        if not self.total:
+            raise TableError(EINVAL)
+
+    def choose(self, ip: Parsed, cpu: int, seed: int) -> int:
+        """Number of the queue for a packet (`nfqueue_tg_v3`); ``seed`` is that of the hash."""
+        if self.cpu_fanout:
+            return self.number + cpu % self.total
+        return self.number + nfqueue_hash(ip[0], ip[1], ip[2], self.total, seed)
+
+    def verdict(self, number: int) -> int:
+        """The verdict word that says so."""
+        return number << 16 | QUEUE | (QUEUE_BYPASS if self.bypass else 0)
 
     def text(self) -> str:
-        return f"-j NFQUEUE --queue-num {self.number}{' --queue-bypass' if self.bypass else ''}"
+        queues = f"--queue-balance {self.number}:{self.number + self.total - 1}" if self.total > 1 else f"--queue-num {self.number}"
+        bypass, fanout = " --queue-bypass" if self.bypass else "", " --queue-cpu-fanout" if self.cpu_fanout else ""
+        return f"-j NFQUEUE {queues}{bypass}{fanout}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -332,7 +352,7 @@ class Jump:
 Target = Standard | SetMark | NfQueue | Jump
 
 #: What `Table` does behind a rule that matched, where it is not a verdict word.
-CONTINUE, RETURN, JUMP, GOTO, SET_MARK = -1, -2, -3, -4, -5
+CONTINUE, RETURN, JUMP, GOTO, SET_MARK, BALANCE = -1, -2, -3, -4, -5, -6
 
 
 class Rule:
@@ -407,6 +427,8 @@ class Rule:
         for match in self.matches:
             if match.protocol and (match.protocol != self.protocol.number or self.protocol.inverted):
                 raise TableError(EINVAL)
+        if isinstance(self.target, NfQueue):
+            self.target.check()
 
     @property
     def unconditional(self) -> bool:
@@ -445,7 +467,7 @@ def _action(target: Target | None) -> int:
         case Standard(name):
             return {"ACCEPT": ACCEPT, "DROP": DROP, "QUEUE": QUEUE, "RETURN": RETURN}[name]
         case NfQueue():
-            return target.verdict
+            return target.verdict(target.number) if target.total == 1 else BALANCE
         case SetMark():
             return SET_MARK
         case Jump():

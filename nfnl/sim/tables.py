@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from errno import EEXIST, EINVAL, ELOOP, EMLINK, ENOENT, ENOTEMPTY
 
 from nfnl.sim.hooks import (
@@ -44,8 +45,9 @@ TABLES = {
 class Table:
     """One table of one family. It is a hook function itself."""
 
-    def __init__(self, name: str, family: int) -> None:
+    def __init__(self, name: str, family: int, hooks: HookTable) -> None:
         self.name = name
+        self.hooks = hooks
         self.family = family
         builtin = [Chain(name, HOOK_NAMES[hook], hook) for hook in TABLES[name]]
         #: user chains, by name, as iptables lists them
@@ -87,6 +89,10 @@ class Table:
                                 here = target.chain
                                 rules = iter(here.rules)
                                 break
+                            if isinstance(target, NfQueue):  # one of several queues
+                                number = target.choose(ip, self.hooks.cpu, self.hooks.hash_seed)
+                                steps[-1] = replace(steps[-1], result=f"QUEUE {number}")
+                                return target.verdict(number)
                             if callers:  # RETURN
                                 here, rules = callers.pop()
                                 break
@@ -237,14 +243,10 @@ class MangleTable(Table):
             return Table.__call__(self, skb, hook)
         mark = skb.mark  # the one thing the modelled targets can change
         verdict = Table.__call__(self, skb, hook)
-        if skb.mark != mark and verdict != DROP and (error := self.reroute(skb)):
+        if skb.mark != mark and verdict != DROP and (error := self.hooks.reroute(skb)):
             skb.journey.steps.append(Step(HOOK_NAMES[hook], self.name, "", "no route with the new mark", "DROP"))
             return error << 16 | DROP
         return verdict
-
-    def __init__(self, family: int, reroute: Callable[[Skb], int]) -> None:
-        super().__init__("mangle", family)
-        self.reroute = reroute
 
 
 class Ruleset:
@@ -262,11 +264,8 @@ class Ruleset:
             raise TableError(ENOENT)
         table = self.tables.get(name)
         if table is None:
-            table = MangleTable(self.family, self._reroute) if name == "mangle" else Table(name, self.family)
+            table = (MangleTable if name == "mangle" else Table)(name, self.family, self.hooks)
             self.tables[name] = table
             for hook in TABLES[name]:
                 self.hooks.register(self.family, hook, PRIORITIES[name], name, table)
         return table
-
-    def _reroute(self, skb: Skb) -> int:
-        return self.hooks.reroute(skb)

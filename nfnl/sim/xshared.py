@@ -178,6 +178,8 @@ class _Parser:
             self._option(letter, self._value(takes, value if equals else None, word), word)
             return
         count = owner.options[option]
+        if equals and not count:
+            raise Problem(f'unknown option "{word}"')
         values = [value] if equals else []
         while len(values) < count and self.at < len(self.words):
             values.append(self.words[self.at])

@@ -6,6 +6,7 @@ What iptables would refuse is refused in its own words (`Problem`); what it woul
 
 from __future__ import annotations
 
+import re
 from ipaddress import AddressValueError, IPv6Address
 from typing import ClassVar
 
@@ -102,11 +103,19 @@ class Problem(Exception):
 # ---------------------------------------------------------------------------------------------------------- values
 
 
+#: What `xtables_strtoul` reads of a text: blanks, perhaps a plus, digits.
+_STRTOUL = re.compile(r"[ \t-\r]*\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+
+
+def number_base(text: str) -> int:
+    """Which digits a number is written in: ``0x`` hexadecimal, ``0`` octal, else decimal."""
+    return 16 if text[:2].lower() == "0x" else 8 if text[:1] == "0" else 10
+
+
 def number(text: str, most: int) -> int | None:
     """A number from 0 to ``most``, decimal, ``0x`` hexadecimal or ``0`` octal; None for anything else (`xtables_strtoui`)."""
-    base = 16 if text[:2].lower() == "0x" else 8 if text[:1] == "0" else 10
     try:
-        value = int(text, base) if text[:1].isdigit() and "_" not in text else -1
+        value = int(text, number_base(text)) if text[:1].isdigit() and "_" not in text else -1
     except ValueError:
         return None
     return value if 0 <= value <= most else None
@@ -326,6 +335,28 @@ class _Guided(Extension):
             raise self._problem(f'bad value for option "--{option}", or out of range (0-{most}).')
         return parsed
 
+    def unsigned_range(self, option: str, value: str, most: int) -> list[int]:
+        """One number, or two with a colon between; the first may be left out for 0, the second for ``most``."""
+        found: list[int] = []
+        rest = value
+        while True:
+            if len(found) == 2:
+                raise self._problem(f'Too many components for option "--{option}" (max: 2)')
+            if rest[:1] in ("", ":"):
+                found.append(most if found else 0)
+            else:
+                parsed = _STRTOUL.match(rest)
+                component = int(parsed[1], number_base(parsed[1])) if parsed else 0
+                if parsed is None or component > most:
+                    raise self._problem(f'bad value for option "--{option}" near "{rest}", or out of range (0-{most}).')
+                rest = rest[parsed.end() :]
+                if rest[:1] not in ("", ":"):
+                    raise self._problem(f'Argument to "--{option}" has unexpected characters near "{rest}".')
+                found.append(component)
+            if not rest:
+                return found
+            rest = rest[1:]
+
     def masked(self, option: str, value: str) -> tuple[int, int]:
         """A mark, perhaps with a mask behind a slash."""
         words = value.split("/")
@@ -426,18 +457,25 @@ class _NfQueue(_Guided, TargetExtension):
     name = "NFQUEUE"
     options: ClassVar[dict[str, int]] = {"queue-num": 1, "queue-balance": 1, "queue-bypass": 0, "queue-cpu-fanout": 0}
     exclusive = ("queue-num", "queue-balance")
-    number = 0
+    number, total = 0, 1
 
     def read(self, option: str, value: str) -> None:
         if option == "queue-num":
             self.number = self.unsigned(option, value, 0xFFFF)
+        elif option == "queue-balance":
+            queues = self.unsigned_range(option, value, 0xFFFF)
+            if len(queues) == 1:
+                raise Problem(f'Bad range "{value}"')
+            self.number, last = queues
+            if last <= self.number:
+                raise Problem(f"{self.number} should be less than {last}")
+            self.total = last - self.number + 1 & 0xFFFF
 
     def finish(self) -> Target:
         self.check()
-        for option in ("queue-balance", "queue-cpu-fanout"):
-            if option in self.given:
-                raise NotModelled(f"--{option}")
-        return NfQueue(self.number, "queue-bypass" in self.given)
+        if "queue-cpu-fanout" in self.given and "queue-balance" not in self.given:
+            raise self._problem('option "--queue-cpu-fanout" also requires "--queue-balance".')
+        return NfQueue(self.number, "queue-bypass" in self.given, self.total, "queue-cpu-fanout" in self.given)
 
 
 _MATCHES: dict[str, tuple[int | None, type[MatchExtension]]] = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nfnl.sim import netlink, nfnetlink, queue, queueing
+from nfnl.sim import netlink, nfnetlink, queue, queueing, rules
 from nfnl.sim.af_netlink import Sock, SocketTable
 from nfnl.sim.errnos import Errno
 from nfnl.sim.profile import Profile
@@ -88,6 +88,10 @@ def look_at_the_low_byte(original: Any) -> Any:
     return lambda self, entry, verdict: original(self, entry, verdict if verdict & 0xFF == 3 else verdict & 0xFF)
 
 
+def look_at_the_source_alone(original: Any) -> Any:
+    return lambda source, destination, *rest: original(source, source, *rest)
+
+
 def compare_plainly(self: Queue, packet_id: int) -> list[QueuedEntry]:
     return [self.entries.pop(waiting) for waiting in tuple(self.entries) if waiting <= packet_id]
 
@@ -109,6 +113,7 @@ FAULTS: dict[str, Fault] = {
     "queues are listed as they were bound": Fault("PQ", replaced(QueueTable, "queues", lambda self: list(self._queues.values()))),
     "nothing fails open": Fault("QE", replaced(queueing, "FAIL_OPEN", 0)),
     "bypass is forgotten": Fault("QT", replaced(queueing, "QUEUE_BYPASS", 0)),
+    "queues are balanced by the source": Fault("QT", changed(rules, "nfqueue_hash", look_at_the_source_alone)),
     "a hook may be taken away unnoticed": Fault("QF", replaced(QueueTable, "flush_hook", lambda self: None)),
     "of a verdict the low byte counts": Fault("QV", changed(QueueTable, "_reinject", look_at_the_low_byte)),
     "ids are compared as plain numbers": Fault("QB", replaced(Queue, "take_until", compare_plainly)),

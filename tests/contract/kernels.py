@@ -149,6 +149,15 @@ class KernelUnderTest:
         """The number of a device."""
         raise NotImplementedError
 
+    @property
+    def processors(self) -> list[int]:
+        """The numbers of the processors that programs may run on."""
+        raise NotImplementedError
+
+    def run_on(self, processor: int) -> None:
+        """Let what sends packets run on this processor from now on."""
+        raise NotImplementedError
+
     def take_a_hook_away(self) -> None:
         """Hang something of no consequence at a hook, and take it away again."""
         raise NotImplementedError
@@ -188,6 +197,13 @@ class FakeUnderTest(KernelUnderTest):
 
     def send_datagram(self, packet: bytes) -> None:
         self.kernel.send(packet, partial_checksum=True)
+
+    @property
+    def processors(self) -> list[int]:
+        return [0, 1, 2, 3, 4]
+
+    def run_on(self, processor: int) -> None:
+        self.kernel.cpu = processor
 
     def index_of(self, dev: str) -> int:
         return self.kernel._world.stack.device(dev).index
@@ -237,6 +253,14 @@ class LinuxUnderTest(KernelUnderTest):
         sock.bind((source, ports[0]))
         with self.kernel._step():
             sock.sendto(packet[at + 8 :], (destination, ports[1]))
+
+    @property
+    def processors(self) -> list[int]:
+        return sorted(os.sched_getaffinity(0))
+
+    def run_on(self, processor: int) -> None:
+        self.cleanup.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processor})
 
     def index_of(self, dev: str) -> int:
         return self.kernel._kernel.inside(lambda: socket.if_nametoindex(dev))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from errno import EAGAIN, EPERM
 
 import pytest
 
+from nfnl.sim.iptables import IptablesError
 from nfnl.subsys.queue import Command, ConfigCommand, CopyMode, Params, QueueFlag, SkbInfo
 from tests.contract.kernels import KernelUnderTest, LinuxUnderTest
 from tests.contract.rules import only, rule
@@ -114,6 +116,122 @@ def test_one_queue_takes_both_families(kernel: KernelUnderTest) -> None:
     kernel.send(udp4())
     kernel.send(udp6())
     assert [(packet.header.packet_id, packet.nfgen_family) for packet in listener.packets()] == [(1, 2), (2, 10)]
+
+
+# ------------------------------------------------------------------------------------------------------------- several queues
+
+
+@pytest.fixture
+def listeners(kernel: KernelUnderTest) -> list[Listener]:
+    """Listeners to queues 10 to 13."""
+    return [Listener(kernel, number, mode=CopyMode.META) for number in range(10, 14)]
+
+
+def chosen(kernel: KernelUnderTest, listeners: list[Listener], packet: bytes) -> int:
+    """The queue that a packet sent by this machine comes to."""
+    kernel.send(packet)
+    [number] = [listener.queue for listener in listeners for _ in listener.packets()]
+    return number
+
+
+def between4(source: str, destination: str, *, protocol: int = 17, port: int = 9000) -> bytes:
+    packet = udp4(source=source, destination=destination, port=port)
+    return packet[:9] + bytes((protocol,)) + packet[10:]
+
+
+def between6(source: str, destination: str, *, protocol: int = 17, port: int = 9000) -> bytes:
+    packet = udp6(source=source, destination=destination, port=port)
+    return packet[:6] + bytes((protocol,)) + packet[7:]
+
+
+#: By family: the program that makes the rules, packets, this machine, and others enough that chance is no explanation.
+FAMILIES = pytest.mark.parametrize(
+    ("program", "between", "here", "others"),
+    [
+        ("iptables", between4, "127.0.0.1", [f"127.0.3.{host}" for host in range(1, 25)]),
+        ("ip6tables", between6, "fd00::1", [f"fd00::{host:x}" for host in range(2, 26)]),
+    ],
+    ids=["ipv4", "ipv6"],
+)
+Between = Callable[..., bytes]
+
+
+@rule("QT-2")
+@FAMILIES
+def test_addresses_choose_among_queues(
+    kernel: KernelUnderTest, listeners: list[Listener], program: str, between: Between, here: str, others: list[str]
+) -> None:
+    getattr(kernel, program)("-A OUTPUT -j NFQUEUE --queue-balance 10:13")
+    first, again = ({there: chosen(kernel, listeners, between(here, there)) for there in others} for _ in range(2))
+    assert first == again
+    assert len(set(first.values())) > 1
+
+
+@rule("QT-2")
+@FAMILIES
+def test_both_directions_meet_in_one_queue(
+    kernel: KernelUnderTest, listeners: list[Listener], program: str, between: Between, here: str, others: list[str]
+) -> None:
+    getattr(kernel, program)("-A OUTPUT -j NFQUEUE --queue-balance 10:13")
+    for there in others:
+        there_and_back = {chosen(kernel, listeners, between(*ends)) for ends in ((here, there), (there, here))}
+        assert len(there_and_back) == 1, there
+
+
+@rule("QT-2")
+@FAMILIES
+def test_ports_do_not_choose(
+    kernel: KernelUnderTest, listeners: list[Listener], program: str, between: Between, here: str, others: list[str]
+) -> None:
+    getattr(kernel, program)("-A OUTPUT -j NFQUEUE --queue-balance 10:13")
+    assert len({chosen(kernel, listeners, between(here, others[0], port=port)) for port in range(9000, 9024)}) == 1
+
+
+@rule("QT-2")
+@FAMILIES
+def test_the_protocol_counts_in_ipv4_alone(
+    kernel: KernelUnderTest, listeners: list[Listener], program: str, between: Between, here: str, others: list[str]
+) -> None:
+    getattr(kernel, program)("-A OUTPUT -j NFQUEUE --queue-balance 10:13")
+    differ = [
+        there
+        for there in others
+        if len({chosen(kernel, listeners, between(here, there, protocol=protocol)) for protocol in (17, 6)}) > 1
+    ]
+    assert bool(differ) is (program == "iptables")
+
+
+@rule("QT-2", "QT-1")
+def test_bypass_looks_at_the_queue_that_was_chosen(kernel: KernelUnderTest) -> None:
+    kernel.iptables("-A OUTPUT -p udp -j NFQUEUE --queue-balance 10:11 --queue-bypass")
+    listener = Listener(kernel, 10)
+    journeys = [kernel.send(udp4(destination=f"127.0.3.{host}")) for host in range(1, 25)]
+    assert {(journey.queued, journey.delivered) for journey in journeys} == {(True, False), (False, True)}
+    assert len(listener.ids()) == sum(journey.queued for journey in journeys)
+
+
+@rule("QT-3")
+def test_the_processor_chooses_among_queues(kernel: KernelUnderTest, listeners: list[Listener]) -> None:
+    kernel.iptables("-A OUTPUT -j NFQUEUE --queue-balance 10:12 --queue-cpu-fanout")
+    for processor in kernel.processors:
+        kernel.run_on(processor)
+        queues = {chosen(kernel, listeners, udp4(destination=f"127.0.3.{host}")) for host in range(1, 9)}
+        assert queues == {10 + processor % 3}
+
+
+@rule("QT-4")
+@pytest.mark.parametrize("program", ["iptables", "ip6tables"])
+def test_all_queues_are_too_many(kernel: KernelUnderTest, program: str) -> None:
+    with pytest.raises(IptablesError, match="Invalid argument"):
+        getattr(kernel, program)("-A OUTPUT -j NFQUEUE --queue-balance 0:65535")
+    getattr(kernel, program)("-A OUTPUT -j NFQUEUE --queue-balance 0:65534")
+    getattr(kernel, program)("-A OUTPUT -j NFQUEUE --queue-balance 1:65535")
+
+
+@rule("QT-4")
+def test_no_queue_is_above_65535(kernel: KernelUnderTest) -> None:
+    with pytest.raises(IptablesError, match="out of range"):
+        kernel.iptables("-A OUTPUT -j NFQUEUE --queue-balance 65535:65536")
 
 
 # -------------------------------------------------------------------------------------------------------- nobody has said how
