@@ -14,6 +14,7 @@ where it cannot be had, a test fails; asked for both, its Linux half is skipped,
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -58,6 +59,9 @@ def become_root_of_a_namespace() -> None:
     if hasattr(os, "geteuid") and os.geteuid() != 0:
         from nfnl.testing.lab import enter_user_namespace
 
+        # pytest names its directory in /tmp after the user; it is to be this user's, not one that root may have there
+        with suppress(OSError, KeyError):
+            os.environ.setdefault("LOGNAME", getpass.getuser())
         with suppress(OSError):
             enter_user_namespace()
 

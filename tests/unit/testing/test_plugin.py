@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from nfnl.testing.lab import LinuxLab
+from nfnl.testing.plugin import become_root_of_a_namespace
 
 pytest_plugins = ["pytester"]
 
@@ -81,6 +84,16 @@ def test_an_ordinary_user_moves_to_a_namespace(
     monkeypatch.setattr("os.geteuid", lambda: user)
     pytester.runpytest_inprocess("--collect-only", "-p", "no:cacheprovider", f"--nfnl-kernel={kernel}")
     assert bool(moves) is moved
+
+
+def test_who_moves_keeps_a_name(monkeypatch: pytest.MonkeyPatch, moves: list[str]) -> None:
+    """Root of a namespace is not to share pytest's directories with root of the machine."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("getpass.getuser", lambda: "alice")
+    monkeypatch.delenv("LOGNAME", raising=False)
+    become_root_of_a_namespace()
+    assert moves
+    assert os.environ.pop("LOGNAME") == "alice"
 
 
 def test_an_unknown_kernel_is_refused(pytester: pytest.Pytester) -> None:
