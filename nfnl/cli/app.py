@@ -9,7 +9,7 @@ import click
 import nfnl
 
 #: Each is a module beside this one with a ``command`` in it, loaded when it is asked for.
-COMMANDS = ("decode", "demo", "queue", "show")
+COMMANDS = ("decode", "demo", "doctor", "queue", "show")
 
 
 class _Commands(click.Group):
@@ -32,6 +32,7 @@ def app() -> None:
     Examples:
       nfnl demo                        a queue handler at work, in this process, without root
       nfnl demo --kernel linux         the same on the real kernel, in a throw-away namespace
+      nfnl doctor                      whether queues can be listened at here, and what is in the way
       nfnl queue 5                     the packets that come to a queue of this machine
       nfnl decode capture.pcap         every byte of netlink datagrams, in words
       nfnl show queue.Packet           what a message is made of

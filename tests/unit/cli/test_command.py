@@ -20,7 +20,9 @@ def test_the_version() -> None:
     assert done.stdout.decode() == f"nfnl {nfnl.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["decode", "-h"], ["queue", "-h"], ["show", "-h"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["demo", "--help"], ["decode", "-h"], ["queue", "-h"], ["show", "-h"], ["doctor", "-h"]]
+)
 def test_help_has_examples(arguments: list[str]) -> None:
     done = pipe(*arguments)
     assert done.returncode == 0
