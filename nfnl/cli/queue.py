@@ -296,6 +296,8 @@ def _listen(work: Work) -> None:
     def stop(number: int, _: FrameType | None) -> None:
         signal.signal(number, before[number])
         queue.stop()
+        if os.isatty(2):
+            os.write(2, b"\n")  # behind the ^C that the terminal shows
         if work.judging:
             os.write(2, b"Ending after this packet; once more, and the handler is interrupted.\n")
 
@@ -333,7 +335,7 @@ def users_code() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        pass
+        click.echo(err=True)
     except (click.ClickException, BrokenPipeError):
         raise
     except Exception as error:
