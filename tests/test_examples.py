@@ -1,0 +1,93 @@
+"""Every example, on both kernels: written once, as a user would test it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import IPv6
+
+import nfnl
+from nfnl.sim import FakeKernel
+from nfnl.testing.lab import LinuxLab
+from tests import probes
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["fake", "linux"])
+def kernel(request: pytest.FixtureRequest) -> Iterator[Any]:
+    if request.param == "linux":
+        probes.require("lab-available")
+    with FakeKernel() if request.param == "fake" else LinuxLab() as made:
+        yield made
+
+
+def test_every_packet(kernel: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel.iptables("-A OUTPUT -p icmp -j NFQUEUE --queue-num 0 --queue-bypass")
+    with nfnl.open_queue(0, kernel=kernel) as queue, kernel.until_idle():
+        ping = kernel.send(IP(src="127.0.0.1", dst="127.0.0.1") / ICMP(id=1, seq=1) / b"abcd")
+        load("every_packet").accept_all(queue)
+    assert ping.delivered
+    assert capsys.readouterr().out == "OUTPUT: packet 1, 32 bytes\nOUTPUT: packet 2, 32 bytes\n", "the request and its reply"
+
+
+def test_mangler(kernel: Any) -> None:
+    kernel.iptables("-A INPUT -p udp -j NFQUEUE --queue-num 0 --queue-bypass")
+    with nfnl.open_queue(0, kernel=kernel) as queue, kernel.until_idle():
+        whole = kernel.receive(IP(src="10.0.0.9", dst="10.0.0.1") / UDP(sport=1, dport=2) / b"hello darkness")
+        other = kernel.receive(IP(src="10.0.0.9", dst="10.0.0.1") / UDP(sport=1, dport=2) / b"hello")
+        load("mangler").replace_word(queue, b"darkness", b"light")
+    assert whole.delivered
+    assert other.delivered
+    expected = IP(bytes(IP(src="10.0.0.9", dst="10.0.0.1") / UDP(sport=1, dport=2) / b"hello light"))
+    assert bytes(whole.data)[20:] == bytes(expected)[20:], "length and checksum of UDP are right"
+    assert IP(whole.data).len == len(whole.data)
+    assert other.data == other.packet
+
+
+def test_rate_limiter(kernel: Any) -> None:
+    kernel.iptables("-A INPUT -p udp -j NFQUEUE --queue-num 0 --queue-bypass")
+    kernel.ip6tables("-A INPUT -p udp -j NFQUEUE --queue-num 0 --queue-bypass")
+    clock = [0.0]
+    limiter = load("rate_limiter").RateLimiter(rate=1, burst=2, now=lambda: clock[0])
+
+    def arrive(*packets: Any) -> list[bool]:
+        with kernel.until_idle():
+            journeys = [kernel.receive(packet / UDP(sport=1, dport=2)) for packet in packets]
+            limiter.run(queue)
+        return [journey.delivered for journey in journeys]
+
+    with nfnl.open_queue(0, kernel=kernel) as queue:
+        greedy, modest, six = (
+            IP(src="10.0.0.9", dst="10.0.0.1"),
+            IP(src="10.0.0.8", dst="10.0.0.1"),
+            IPv6(src="fd00::9", dst="fd00::1"),
+        )
+        assert arrive(greedy, greedy, greedy, modest, six, six, six) == [True, True, False, True, True, True, False]
+        clock[0] = 1.0
+        assert arrive(greedy, greedy, six) == [True, False, True]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_says_how_to_use_it_and_fails_politely(path: Path) -> None:
+    assert f"python examples/{path.name}" in path.read_text()
+    done = subprocess.run([sys.executable, path, "70000"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "queue numbers go from 0 to 65535, not 70000" in done.stderr
