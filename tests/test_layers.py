@@ -44,7 +44,7 @@ ALLOWED: dict[str, list[str]] = {
     "nfnl.session.": ["nfnl.subsys.", "nfnl.wire.", "nfnl.errors", "nfnl.session."],
     "nfnl.transport.base": ["nfnl.wire.constants", "nfnl.wire.datagram", "nfnl.errors"],
     "nfnl.transport.linux": ["nfnl.transport.base", "nfnl.wire.constants", "nfnl.wire.datagram", "nfnl.errors"],
-    "nfnl.transport.": ["nfnl.transport.base", "nfnl.wire.", "nfnl.subsys.", "nfnl.errors"],
+    "nfnl.transport.": ["nfnl.transport.base", "nfnl.transport.wrap", "nfnl.wire.", "nfnl.subsys.", "nfnl.errors"],
     "nfnl._pump": ["nfnl.session.", "nfnl.transport.base", "nfnl.errors"],
     "nfnl._handles": ["nfnl.session.", "nfnl.subsys.", "nfnl.wire.constants", "nfnl.errors", "nfnl.packets", "nfnl._door"],
     "nfnl._door": ["nfnl.session.", "nfnl.transport.", "nfnl.subsys.", "nfnl.errors", "nfnl._pump", "nfnl._handles"],

@@ -14,9 +14,9 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
-from nfnl.transport.base import Kernel, SocketOptions, Transport, Wait
+from nfnl.transport.base import Kernel, SocketOptions, Transport
+from nfnl.transport.wrap import WrappedKernel, WrappedTransport
 from nfnl.wire.constants import NETLINK_NETFILTER
-from nfnl.wire.datagram import SocketRequest
 
 LINKTYPE_NETLINK = 253
 #: bytes of a datagram that are kept; readers refuse longer records
@@ -34,7 +34,7 @@ class BinaryFile(Protocol):
         """Take all of these bytes."""
 
 
-class PcapKernel:
+class PcapKernel(WrappedKernel):
     """A kernel whose sockets' datagrams are written to a capture file. It is the kernel inside in everything else of the seam.
 
     ``epoch`` is the time, in seconds since 1970, at which the kernel's clock (`Transport.now`) showed 0; left at 0, a fake kernel's
@@ -43,14 +43,14 @@ class PcapKernel:
     """
 
     def __init__(self, kernel: Kernel, file: BinaryFile, *, epoch: float = 0.0) -> None:
-        self._kernel = kernel
+        super().__init__(kernel)
         self._file = file
         self._epoch = epoch
         file.write(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, SNAPLEN, LINKTYPE_NETLINK))
 
-    def open(self, options: SocketOptions = SocketOptions()) -> PcapTransport:
-        """Open a socket of the kernel inside, and record it. Raises OSError with the kernel's errno."""
-        return PcapTransport(self._kernel.open(options), self._record)
+    def wrap(self, transport: Transport, options: SocketOptions) -> PcapTransport:
+        """The transport, recorded."""
+        return PcapTransport(transport, self._record)
 
     def _record(self, now: float, packet_type: int, datagram: bytes) -> None:
         seconds, microseconds = divmod(round((self._epoch + now) * 1_000_000), 1_000_000)
@@ -58,24 +58,12 @@ class PcapKernel:
         kept = cooked[:SNAPLEN]
         self._file.write(struct.pack("=IIII", seconds, microseconds, len(kept), len(cooked)) + kept)
 
-    def read_proc(self, name: str) -> str:
-        """See `Kernel.read_proc`."""
-        return self._kernel.read_proc(name)
 
-    def send_raw(self, packet: bytes) -> None:
-        """See `Kernel.send_raw`."""
-        self._kernel.send_raw(packet)
-
-    def sysctl(self, name: str, value: str | int | None = None) -> str:
-        """See `Kernel.sysctl`."""
-        return self._kernel.sysctl(name, value)
-
-
-class PcapTransport:
+class PcapTransport(WrappedTransport):
     """A transport that has its datagrams recorded: those that were sent, and those that were received, when they were."""
 
     def __init__(self, transport: Transport, record: Callable[[float, int, bytes], None]) -> None:
-        self._transport = transport
+        super().__init__(transport)
         self._record = record
 
     def send(self, datagram: bytes) -> None:
@@ -90,34 +78,3 @@ class PcapTransport:
             for datagram in datagrams:
                 self._record(now, PACKET_HOST, datagram)
         return datagrams
-
-    # what is not recorded
-
-    @property
-    def port_id(self) -> int:
-        return self._transport.port_id
-
-    def wait(self, deadline: float | None) -> Wait:
-        return self._transport.wait(deadline)
-
-    def wake(self) -> None:
-        self._transport.wake()
-
-    def on_readable(self, callback: Callable[[], None]) -> Callable[[], None]:
-        return self._transport.on_readable(callback)
-
-    def fileno(self) -> int | None:
-        return self._transport.fileno()
-
-    def now(self) -> float:
-        return self._transport.now()
-
-    def apply(self, request: SocketRequest) -> None:
-        self._transport.apply(request)
-
-    @property
-    def receive_buffer(self) -> int:
-        return self._transport.receive_buffer
-
-    def close(self) -> None:
-        self._transport.close()

@@ -16,7 +16,8 @@ from contextlib import suppress
 
 import nfnl.subsys.queue  # noqa: F401 -- declares the messages to be named
 from nfnl.errors import DecodeError, NfnlError, error_name
-from nfnl.transport.base import Kernel, SocketOptions, Transport, Wait
+from nfnl.transport.base import Kernel, SocketOptions, Transport
+from nfnl.transport.wrap import WrappedKernel, WrappedTransport
 from nfnl.wire.codec import iter_decode
 from nfnl.wire.datagram import Datagram, SocketRequest
 from nfnl.wire.declare import Direction
@@ -26,35 +27,23 @@ from nfnl.wire.describe import summary
 Write = Callable[[str], object]
 
 
-class TraceKernel:
+class TraceKernel(WrappedKernel):
     """A kernel whose sockets tell what goes through them. It is the kernel inside in everything else of the seam."""
 
     def __init__(self, kernel: Kernel, write: Write) -> None:
-        self._kernel = kernel
+        super().__init__(kernel)
         self._write = write
 
-    def open(self, options: SocketOptions = SocketOptions()) -> TraceTransport:
-        """Open a socket of the kernel inside, and trace it. Raises OSError with the kernel's errno."""
-        return TraceTransport(self._kernel.open(options), self._write, options)
-
-    def read_proc(self, name: str) -> str:
-        """See `Kernel.read_proc`."""
-        return self._kernel.read_proc(name)
-
-    def send_raw(self, packet: bytes) -> None:
-        """See `Kernel.send_raw`."""
-        self._kernel.send_raw(packet)
-
-    def sysctl(self, name: str, value: str | int | None = None) -> str:
-        """See `Kernel.sysctl`."""
-        return self._kernel.sysctl(name, value)
+    def wrap(self, transport: Transport, options: SocketOptions) -> TraceTransport:
+        """The transport, traced."""
+        return TraceTransport(transport, self._write, options)
 
 
-class TraceTransport:
+class TraceTransport(WrappedTransport):
     """A transport that tells what goes through it."""
 
     def __init__(self, transport: Transport, write: Write, options: SocketOptions = SocketOptions()) -> None:
-        self._transport = transport
+        super().__init__(transport)
         self._write = write
         self._port_id = transport.port_id
         self._tell("--", f"open, {_options(options)}")
@@ -98,27 +87,6 @@ class TraceTransport:
         with suppress(NfnlError):  # closed already, it has no time any more
             self._tell("--", "close")
         self._transport.close()
-
-    # what is not told
-
-    def wait(self, deadline: float | None) -> Wait:
-        return self._transport.wait(deadline)
-
-    def wake(self) -> None:
-        self._transport.wake()
-
-    def on_readable(self, callback: Callable[[], None]) -> Callable[[], None]:
-        return self._transport.on_readable(callback)
-
-    def fileno(self) -> int | None:
-        return self._transport.fileno()
-
-    def now(self) -> float:
-        return self._transport.now()
-
-    @property
-    def receive_buffer(self) -> int:
-        return self._transport.receive_buffer
 
 
 def _options(options: SocketOptions) -> str:
