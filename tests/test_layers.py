@@ -26,6 +26,7 @@ DATA_PLANE = [
     "balance",
     "rules",
     "tables",
+    "gso",
     "queueing",
     "routing",
     "responder",

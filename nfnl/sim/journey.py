@@ -59,6 +59,8 @@ class Journey:
     #: packets this kernel sent because of this one, in the order sent: echo replies, RSTs, ICMP errors, and the copy of a broadcast
     #: or multicast that comes back to the machine it was sent from
     answers: list[Journey] = field(default_factory=list)
+    #: of a packet that was SPLIT, its segments in their order
+    segments: list[Journey] = field(default_factory=list)
 
     @property
     def delivered(self) -> bool:

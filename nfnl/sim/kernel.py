@@ -110,11 +110,16 @@ class FakeKernel:
         uid: int | None = None,
         gid: int | None = None,
         partial_checksum: bool = False,
+        gso_size: int = 0,
     ) -> Journey:
         """A local program sends a packet, given from its network header on.
 
         It goes as it is, as through a raw socket; with ``partial_checksum`` as through an ordinary socket, whose transport
-        checksum is finished later. ``uid`` and ``gid`` are the current process's unless given.
+        checksum is finished later; with a ``gso_size`` as through a UDP socket with UDP_SEGMENT: it stands for several packets with
+        at most so many bytes of payload in each. Where they are cut, its journey ends as `Fate.SPLIT`, and theirs are its
+        ``segments``. ``uid`` and ``gid`` are the current process's unless given.
+
+        Raises `NotModelled` for segments of anything but UDP.
         """
         with self._gate:
             process = self._world.sockets.current
@@ -125,6 +130,7 @@ class FakeKernel:
                 uid=process.uid if uid is None else uid,
                 gid=process.gid if gid is None else gid,
                 partial_checksum=partial_checksum,
+                gso_size=gso_size,
             )
 
     def send_raw(self, packet: bytes) -> None:

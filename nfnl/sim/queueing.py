@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nfnl.sim import gso
 from nfnl.sim.hooks import (
     ACCEPT,
     FORWARD,
@@ -53,7 +54,7 @@ class QueuedEntry:
         self.hook = hook
         #: which function of the hook sent it here
         self.index = index
-        #: NFQA_SKB_INFO as it is to be told (CSUM_NOT_READY, CSUM_NOT_VERIFIED); 0: nothing to tell
+        #: NFQA_SKB_INFO as it is to be told (CSUM_NOT_READY, IS_GSO, CSUM_NOT_VERIFIED); 0: nothing to tell
         self.skb_info = 0
         self._routed_by = _routed_by(skb) if hook == OUTPUT else None
 
@@ -292,11 +293,20 @@ class QueueTable:
         elif queue.copy_mode == COPY_NONE:
             skb.drop(f"queue {number}: copy mode is NONE")
         else:
-            self._enqueue(queue, QueuedEntry(skb, hook, index))
+            self._enqueue_whole_or_split(queue, skb, hook, index)
         return False
 
-    def _enqueue(self, queue: Queue, entry: QueuedEntry) -> None:
-        """`__nfqnl_enqueue_packet`."""
+    def _enqueue_whole_or_split(self, queue: Queue, skb: Skb, hook: int, index: int) -> None:
+        """`nfqnl_enqueue_packet`. With a segment for which there is no place those behind it are lost, too, and not counted."""
+        whole = not skb.gso_size or queue.flags & GSO
+        packets = iter([skb] if whole else gso.split(skb))
+        for packet in packets:
+            if not self._enqueue(queue, QueuedEntry(packet, hook, index)):
+                for rest in packets:
+                    rest.drop(f"a segment before it was lost at queue {queue.number}")
+
+    def _enqueue(self, queue: Queue, entry: QueuedEntry) -> bool:
+        """`__nfqnl_enqueue_packet`. False: the packet is lost."""
         skb = entry.skb
         skb.journey.queue = queue.number
         hook = entry.hook
@@ -307,27 +317,29 @@ class QueueTable:
                 entry.skb_info = CSUM_NOT_READY
         elif not skb.csum_unnecessary and (hook <= FORWARD or (hook == POSTROUTING and skb.sk is None)):
             entry.skb_info = CSUM_NOT_VERIFIED
+        if skb.gso_size:
+            entry.skb_info |= IS_GSO
         waiting = len(queue.entries)
         if waiting >= queue.max_length:
-            self._lost(queue, entry, "dropped", f"queue {queue.number} is full")
-            return
+            return self._lost(queue, entry, "dropped", f"queue {queue.number} is full")
         entry.id = queue.last_id = (queue.last_id + 1) & 0xFFFFFFFF
         if self.entry_limit is not None and waiting >= self.entry_limit:
-            self._lost(queue, entry, "dropped", f"queue {queue.number} is full ({self.entry_limit} packets)")
-            return
+            return self._lost(queue, entry, "dropped", f"queue {queue.number} is full ({self.entry_limit} packets)")
         if not queue.deliver(queue, entry):
-            self._lost(queue, entry, "user_dropped", f"queue {queue.number}: its owner did not take the message")
-            return
+            return self._lost(queue, entry, "user_dropped", f"queue {queue.number}: its owner did not take the message")
         queue.entries[entry.id] = entry
         skb.end(Fate.QUEUED)
+        return True
 
-    def _lost(self, queue: Queue, entry: QueuedEntry, counter: str, reason: str) -> None:
+    def _lost(self, queue: Queue, entry: QueuedEntry, counter: str, reason: str) -> bool:
+        """There is no place for a packet. True: it goes on all the same."""
         if queue.flags & FAIL_OPEN:
             self._note(entry.skb, entry.hook, f"{reason}, fail-open", "ACCEPT")
             self._reinject(entry, ACCEPT)
-        else:
-            setattr(queue, counter, getattr(queue, counter) + 1)
-            entry.skb.drop(reason)
+            return True
+        setattr(queue, counter, getattr(queue, counter) + 1)
+        entry.skb.drop(reason)
+        return False
 
     # ------------------------------------------------------------------ out
 

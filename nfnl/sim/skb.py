@@ -141,6 +141,7 @@ class Skb:
         "data",
         "dst",
         "family",
+        "gso_size",
         "hook",
         "hwaddr",
         "ignore_df",
@@ -188,6 +189,8 @@ class Skb:
         #: for `Checksum.PARTIAL`: where summing starts, and where in there the checksum goes
         self.csum_start = 0
         self.csum_offset = 0
+        #: most bytes of payload in each of the packets it stands for; 0: it is one packet
+        self.gso_size = 0
         #: what `parse` found, or None
         self.ip: Parsed | None = None
         #: what `parse_ports` found, or None

@@ -10,7 +10,7 @@ from collections import deque
 from errno import EEXIST, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETDOWN, ENETUNREACH, ENODEV
 from typing import SupportsBytes
 
-from nfnl.sim import answers, exthdrs
+from nfnl.sim import answers, exthdrs, gso
 from nfnl.sim.clock import Clock
 from nfnl.sim.defrag import Defragmenter
 from nfnl.sim.hooks import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING
@@ -49,6 +49,7 @@ NOT_MODELLED = {
     "IPv4 options but end, no operation and router alert": "NotModelled is raised",
     "IPv6 options that have to be complained about, CALIPSO, IOAM, routing headers with segments left": "NotModelled is raised",
     "UDP-Lite": "NotModelled is raised",
+    "segments (GSO) of anything but UDP": "NotModelled is raised",
     "other transport protocols (GRE, ESP, SCTP ...)": "protocol unreachable, as from a kernel without them",
     "neighbours, multicast reports, router advertisements": "every neighbour is there; nothing is asked, told or answered",
     "reverse path filter, route_localnet, accept_local, policy rules but by mark": "off",
@@ -174,16 +175,20 @@ class Stack:
         uid: int | None = 0,
         gid: int | None = 0,
         partial_checksum: bool = False,
+        gso_size: int = 0,
     ) -> Journey:
         """A local program sends a packet, as root through a raw socket with IP_HDRINCL if nothing else is said.
 
         As there, IPv4's total length and header checksum are set, and id and source if they are 0; nothing in IPv6 is. What
         ``sendto`` reports is `Journey.errno`. With ``partial_checksum`` the TCP or UDP checksum is left to the device, as an
-        ordinary socket leaves it.
+        ordinary socket leaves it. With a ``gso_size`` a UDP packet stands for as many as it takes to have no more than so many
+        bytes of payload in each, as a socket with UDP_SEGMENT makes it; it may then be longer than the MTU.
         """
         skb = self._new(bytes(packet), Owner(uid, gid), mark, priority)
         journey = skb.journey
-        journey.errno = self._raw_send(skb, partial_checksum)
+        if gso_size and skb.parse()[2] != UDP:
+            raise NotModelled("segments of anything but UDP")
+        journey.errno = self._raw_send(skb, partial_checksum or gso_size > 0, gso_size)
         if journey.errno and journey.fate is Fate.MOVING:
             skb.drop(_SEND_ERRORS[journey.errno])
         self.run()
@@ -237,7 +242,7 @@ class Stack:
 
     # ------------------------------------------------------------------ out
 
-    def _raw_send(self, skb: Skb, partial_checksum: bool) -> int:
+    def _raw_send(self, skb: Skb, partial_checksum: bool, gso_size: int) -> int:
         """`raw_send_hdrinc`, `rawv6_send_hdrinc`. An errno, or 0 if the packet was sent."""
         data = skb.data
         v4 = skb.family == IPV4
@@ -249,7 +254,13 @@ class Stack:
         route, error = self._route_output(skb.family, LOOPBACK6 if dst == ANY6 else dst, skb.mark)
         if route is None:
             return error
-        if len(data) > route.dev.mtu:
+        payload = gso.payload_of(skb) if gso_size else 0
+        if payload > gso_size * gso.MAX_SEGMENTS:
+            skb.drop(f"more than {gso.MAX_SEGMENTS} segments")
+            return EINVAL
+        if payload > gso_size:
+            skb.gso_size = gso_size
+        if len(data) - (payload - gso_size if skb.gso_size else 0) > route.dev.mtu:
             return EMSGSIZE
         skb.dst = route
         skb.transport = header if v4 or partial_checksum else 0
@@ -262,8 +273,11 @@ class Stack:
         if partial_checksum:
             src, dst, protocol, _, at = skb.parse()
             skb.set_partial(at, {TCP: 16, UDP: 6}[protocol], answers.pseudo(src, dst, protocol, len(data) - at))
-            if protocol == UDP and route.dev.link is Link.NONE:
-                skb.finish_checksum()  # UDP asks what the device can do (`__ip_append_data`); a tun device cannot
+            if protocol == UDP and route.dev.link is Link.NONE:  # UDP asks what the device can do (`__ip_append_data`)
+                if skb.gso_size:
+                    skb.csum = Checksum.NONE  # and leaves the sum of the pseudo header in place, for who cuts it will see to it
+                else:
+                    skb.finish_checksum()
         return self._local_out(skb)
 
     def _route_output(self, family: int, dst: bytes, mark: int = 0) -> tuple[Route | None, int]:
@@ -311,6 +325,7 @@ class Stack:
         copy = Skb(skb.data, skb.family, Journey(skb.data, skb.data, skb.mark), skb.mark, skb.priority)
         skb.journey.answers.append(copy.journey)
         copy.dst, copy.outdev, copy.transport = route, route.dev, skb.transport
+        copy.gso_size = skb.gso_size
         copy.csum, copy.csum_start, copy.csum_offset = skb.csum, skb.csum_start, skb.csum_offset
         copy.looped = True
         self.hooks.run(copy, POSTROUTING)
@@ -331,6 +346,10 @@ class Stack:
             if dst[0] == 0xFF and dst[1] & 0xF <= 1:
                 skb.drop("interface-local multicast does not leave")
                 return 0
+        if skb.gso_size:
+            for segment in gso.split(skb):
+                self._transmit(segment)
+            return 0
         pieces = 1
         if len(skb.data) > dev.mtu:
             pieces = _fragments(skb, dev.mtu)

@@ -118,5 +118,6 @@ FAULTS: dict[str, Fault] = {
     "of a verdict the low byte counts": Fault("QV", changed(QueueTable, "_reinject", look_at_the_low_byte)),
     "ids are compared as plain numbers": Fault("QB", replaced(Queue, "take_until", compare_plainly)),
     "the payload is padded": Fault("QP", changed(queue, "packet_message", pad_it)),
+    "a packet that stands for several does not say so": Fault("QG", replaced(queueing, "IS_GSO", 0)),
     "losses are not counted": Fault("LS", replaced(QueueTable, "_lost", lambda self, queue, entry, *why: entry.skb.drop("lost"))),
 }

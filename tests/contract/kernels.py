@@ -27,6 +27,7 @@ PROCESS_ID = 4242
 #: a user without any right of his own
 NOBODY = 65534
 SO_PRIORITY, SO_MARK = 12, 36  # asm-generic/socket.h
+UDP_SEGMENT = 103  # linux/udp.h
 
 Address = tuple[int, int]
 Ancillary = list[tuple[int, int, bytes]]
@@ -113,8 +114,11 @@ class KernelUnderTest:
         """The same packet many times, without asking what becomes of each."""
         raise NotImplementedError
 
-    def send_datagram(self, packet: bytes) -> None:
-        """A UDP packet from a program on this machine, through an ordinary socket: its checksum is left to whoever sends it out."""
+    def send_datagram(self, packet: bytes, *, gso_size: int = 0) -> None:
+        """A UDP packet from a program on this machine, through an ordinary socket: its checksum is left to whoever sends it out.
+
+        With a ``gso_size`` so is making datagrams with at most so many bytes of it (UDP_SEGMENT). Raises OSError.
+        """
         raise NotImplementedError
 
     def receive(self, packet: bytes, dev: str = "eth0") -> Journey:
@@ -195,8 +199,10 @@ class FakeUnderTest(KernelUnderTest):
         for _ in range(count):
             self.kernel.send(packet)
 
-    def send_datagram(self, packet: bytes) -> None:
-        self.kernel.send(packet, partial_checksum=True)
+    def send_datagram(self, packet: bytes, *, gso_size: int = 0) -> None:
+        journey = self.kernel.send(packet, partial_checksum=True, gso_size=gso_size)
+        if journey.errno:
+            raise OSError(journey.errno, journey.reason)
 
     @property
     def processors(self) -> list[int]:
@@ -241,7 +247,7 @@ class LinuxUnderTest(KernelUnderTest):
                 for _ in range(min(100, count - start)):
                     raw.sendto(packet, to)
 
-    def send_datagram(self, packet: bytes) -> None:
+    def send_datagram(self, packet: bytes, *, gso_size: int = 0) -> None:
         v4 = packet[0] >> 4 == 4
         family, at, size = (socket.AF_INET, 20, 4) if v4 else (socket.AF_INET6, 40, 16)
         source, destination = (socket.inet_ntop(family, a) for a in (packet[at - 2 * size : at - size], packet[at - size : at]))
@@ -251,6 +257,7 @@ class LinuxUnderTest(KernelUnderTest):
         self.cleanup.callback(sock.close)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((source, ports[0]))
+        sock.setsockopt(socket.SOL_UDP, UDP_SEGMENT, gso_size)
         with self.kernel._step():
             sock.sendto(packet[at + 8 :], (destination, ports[1]))
 
