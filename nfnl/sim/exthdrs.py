@@ -28,7 +28,9 @@ def skip(data: bytes, multicast: bool) -> tuple[int, int, int]:
     Stops at a fragment header, unless it belongs to a whole packet. Raises `Malformed`, `NotModelled`.
     """
     protocol, at, named_at = data[6], 40, 6
-    if protocol == HOPOPTS:  # checked when it came in
+    if protocol == HOPOPTS:  # checked when it came in, unless a verdict has put it there
+        if len(data) < 48:
+            raise NotModelled("a next header of 0 put in by a verdict: Linux answers with a parameter problem")
         protocol, at, named_at = data[40], 40 + (data[41] + 1 << 3), 40
     while protocol in (ROUTING, FRAGMENT, DSTOPTS):
         if protocol == FRAGMENT and (

@@ -51,6 +51,7 @@ def test_policies_follow_from_declarations(declaration: type[Message], expected:
 def test_every_size_of_number_has_a_type() -> None:
     def checked(layout: object) -> Check | None:
         field = Attr(1, "X", default=None, doc="", since="", nested=False, padded=True, policy=layout)  # type: ignore[arg-type]
+        field.nest = None
         return check_of(field)
 
     assert checked(u16) == Check(2, False, Policy(min_unsigned=0, max_unsigned=0xFFFF, type=3), 48)
