@@ -1,6 +1,6 @@
 """Many packets through one queue, round after round: does the memory of the process stay what it was?
 
-    sudo python -m bench.soak
+sudo python -m bench.soak
 """
 
 from __future__ import annotations

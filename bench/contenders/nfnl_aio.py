@@ -23,9 +23,7 @@ def main() -> None:
         return packets, size
 
     with asyncio.Runner() as runner:
-        queue = nfnl.aio.open_queue(
-            t.queue, copy_range=t.copy_range, max_length=t.max_length, receive_buffer=t.receive_buffer
-        )
+        queue = nfnl.aio.open_queue(t.queue, copy_range=t.copy_range, max_length=t.max_length, receive_buffer=t.receive_buffer)
         take_turns(lambda count: runner.run(handle(count)))
         queue.close()
 

@@ -19,9 +19,7 @@ def main() -> None:
             packets += 1
         return packets, size
 
-    with nfnl.open_queue(
-        t.queue, copy_range=t.copy_range, max_length=t.max_length, receive_buffer=t.receive_buffer
-    ) as queue:
+    with nfnl.open_queue(t.queue, copy_range=t.copy_range, max_length=t.max_length, receive_buffer=t.receive_buffer) as queue:
         take_turns(drain)
 
 

@@ -354,9 +354,7 @@ class Watch:
             return rules[index]
         return f"policy {named}" if policy and named else None
 
-    def _meets(
-        self, hook: int, data: bytes, mark: int, table: str, chain: str, text: str | None, verdict: int | None
-    ) -> None:
+    def _meets(self, hook: int, data: bytes, mark: int, table: str, chain: str, text: str | None, verdict: int | None) -> None:
         """A packet meets a rule, or the end of a chain. ``verdict`` is what nftables says of it; iptables leaves it to the text."""
         journey = self._in_room(hook, data)
         self._heard_of(journey, data + journey.data[len(data) :], mark)
