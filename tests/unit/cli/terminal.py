@@ -41,6 +41,11 @@ class Terminal:
             self.shown += piece.decode()
         return self.shown
 
+    def type(self, text: str) -> None:
+        """Press keys, if there is still somebody to read them."""
+        with suppress(OSError):
+            os.write(self._ours, text.encode())
+
     def close(self) -> int:
         """Wait for its end; the exit status."""
         self.read()
