@@ -12,9 +12,9 @@ import os
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 from importlib.util import MAGIC_NUMBER, cache_from_source
@@ -29,25 +29,13 @@ __all__ = ["TREE_LIMIT", "Image", "ImageError"]
 #: A source tree with more bytes than this is not one: somebody stands in his home directory.
 TREE_LIMIT = 256 << 20
 
-#: Directories that nobody looks for in a guest, wherever they are.
-_LEFT_OUT = {"__pycache__", "node_modules"}
+#: What nobody looks for in a guest, wherever it is: hidden directories, too.
+_LEFT_OUT = r"__pycache__|node_modules|\..*"
 #: What of the standard library the guest goes without: no screen, no compiler, no installation of packages.
-_LEFT_OUT_OF_THE_LIBRARY = _LEFT_OUT | {
-    "ensurepip",
-    "idlelib",
-    "lib2to3",
-    "pydoc_data",
-    "site-packages",
-    "dist-packages",
-    "test",
-    "tests",
-    "tkinter",
-    "turtledemo",
-    "venv",
-}
-#: Extension modules that are of no use there and bring many libraries with them.
-_LEFT_OUT_FILES = ("_tkinter.", "_test")
-#: Distributions that make or check programs but do not run them: they stay at home, and so does what only they need.
+_LEFT_OUT_OF_THE_LIBRARY = (
+    r"config-.*|ensurepip|idlelib|lib2to3|pydoc_data|(site|dist)-packages|tests?|_test.*|turtledemo|tkinter|_tkinter.*|venv"
+)
+#: Distributions that make or check programs but do not run them: they stay at home.
 _TOOLS = {"mypy", "pip", "ruff", "setuptools", "tox", "virtualenv", "wheel"}
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -145,26 +133,24 @@ class Image:
 
     # ------------------------------------------------------------------ trees, programs, Python
 
-    def tree(self, root: str | Path, *, without: Iterable[str] = _LEFT_OUT, limit: int | None = None) -> None:
+    def tree(self, root: str | Path, *, without: str = "", limit: int | None = None) -> None:
         """A directory and what is in it: source files of Python with their compiled form.
 
-        Left out are names in ``without``, hidden directories, virtual environments and files that cannot be read. Raises
-        ImageError when it holds more than ``limit`` bytes.
+        Left out are the names that the regular expression ``without`` matches, hidden directories, virtual environments and
+        files that cannot be read. Raises `ImageError` when it holds more than ``limit`` bytes.
         """
         total = 0
-        names = frozenset(without)
+        names, hidden = re.compile(without), re.compile(_LEFT_OUT)
         for directory, directories, files in os.walk(root):
+            self.copy(directory)
             directories[:] = [
                 name
                 for name in directories
-                if name not in names
-                and not name.startswith((".", "config-"))
+                if not (names.fullmatch(name) or hidden.fullmatch(name))
                 and not os.path.exists(os.path.join(directory, name, "pyvenv.cfg"))
             ]
-            self.copy(directory)
-            for name in files:
-                path = Path(directory, name)
-                if not name.startswith(_LEFT_OUT_FILES) and os.access(path, os.R_OK):
+            for path in (Path(directory, name) for name in files if not names.fullmatch(name)):
+                if os.access(path, os.R_OK):
                     total += path.stat().st_size
                     if limit is not None and total > limit:
                         raise ImageError(f"{root} holds more than {limit >> 20} MiB: too much to take into a guest")
@@ -183,14 +169,18 @@ class Image:
         return True
 
     def python(self) -> None:
-        """This Python: interpreter, standard library, and the distributions that its environment has for running programs."""
-        for executable in {sys.executable, os.path.realpath(sys.executable)}:
-            self.program(executable)
+        """This Python under all its names: interpreter, standard library, and the distributions of its environment."""
+        interpreter = Path(sys.executable)
+        self.program(interpreter.resolve())
+        for name in interpreter.parent.glob("python*"):
+            if name.resolve() == interpreter.resolve():
+                self.copy(name)
         if sys.prefix != sys.base_prefix:
             self.copy(Path(sys.prefix, "pyvenv.cfg"))
         self.tree(Path(os.__file__).parent, without=_LEFT_OUT_OF_THE_LIBRARY)
-        for distribution in _wanted(list(distributions())):
-            self._distribution(distribution)
+        for distribution in distributions():
+            if distribution.name.lower() not in _TOOLS:
+                self._distribution(distribution)
 
     def _distribution(self, distribution: Distribution) -> None:
         for file in distribution.files or ():
@@ -207,36 +197,28 @@ class Image:
         if path.suffix != ".py":
             return
         status = path.stat()
-        head = (
-            MAGIC_NUMBER
-            + bytes(4)
-            + b"".join((int(n) & 0xFFFFFFFF).to_bytes(4, "little") for n in (status.st_mtime, status.st_size))
-        )
-        fresh = False
-        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.{sys.implementation.cache_tag}*.pyc"):
+        head = MAGIC_NUMBER + struct.pack("<III", 0, int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF)
+        own = Path(cache_from_source(str(path), optimization=""))
+        for compiled in own.parent.glob(f"{own.stem}*.pyc"):  # pytest keeps its own beside it
             with open(compiled, "rb") as file:
                 if file.read(16) == head and ".opt-" not in compiled.name:
                     self.copy(compiled)
-                    fresh = fresh or compiled.name == f"{path.stem}.{sys.implementation.cache_tag}.pyc"
-        if not fresh:
+        if str(own) not in self._entries:
             try:
                 code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
             except (SyntaxError, ValueError):
                 return  # a template, or a file that tests what a syntax error looks like
-            self.write(cache_from_source(str(path), optimization=""), head + marshal.dumps(code))
+            self.write(own, head + marshal.dumps(code))
 
     # ------------------------------------------------------------------ shared libraries
 
     def libraries(self) -> None:
-        """The shared libraries of all programs and libraries that are in it. Raises ImageError if one is not to be found."""
+        """The shared libraries of all programs and libraries that are in it. What is broken here will be broken there."""
         while self._linked:
             todo, self._linked = self._linked, []
             done = subprocess.run(["ldd", *todo], capture_output=True, text=True, check=False)
-            for line in done.stdout.splitlines():
-                if "=> not found" in line:
-                    raise ImageError(f"a shared library is missing on this machine: {line.strip()}")
-                if found := re.match(r"\t(?:\S+ => )?(/\S+) \(", line):
-                    self.copy(found[1])
+            for found in re.finditer(r"^\t(?:\S+ => )?(/\S+) \(", done.stdout, re.MULTILINE):
+                self.copy(found[1])
 
     # ------------------------------------------------------------------ the archive
 
@@ -261,27 +243,3 @@ def _member(file: BinaryIO, name: str, entry: _Entry, number: int, data: bytes) 
 def _is_elf(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(4) == b"\x7fELF"
-
-
-def _wanted(installed: list[Distribution]) -> Iterator[Distribution]:
-    """The distributions of an environment without its tools, and without what only they need."""
-    by_name = {_normal(found.name): found for found in reversed(installed)}  # of two, the first on sys.path is the one imported
-    needs = {name: _requirements(found) & by_name.keys() for name, found in by_name.items()}
-    needed = {other for found in needs.values() for other in found}
-    todo = [name for name in by_name if name not in needed and name not in _TOOLS]
-    seen: set[str] = set()
-    while todo:
-        name = todo.pop()
-        if name not in seen and name not in _TOOLS:
-            seen.add(name)
-            todo += needs[name]
-    return (by_name[name] for name in sorted(seen))
-
-
-def _requirements(distribution: Distribution) -> set[str]:
-    return {_normal(found[0]) for line in distribution.requires or () if (found := re.match(r"[\w.-]+", line))}
-
-
-def _normal(name: str) -> str:
-    """See the specification of names: runs of -, _ and . are one dash."""
-    return re.sub(r"[-_.]+", "-", name).lower()

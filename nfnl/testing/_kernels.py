@@ -130,9 +130,22 @@ def prepared_modules(modules: Path, into: Path) -> Path:
     """
     if (depmod := shutil.which("depmod", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")) is None:
         raise KernelError("depmod is not installed (package kmod)")
+    to = into / "lib/modules" / modules.name
+    to.mkdir(parents=True)
+    for path, data in selected_modules(modules):
+        (to / path).parent.mkdir(parents=True, exist_ok=True)
+        (to / path).write_bytes(data)
+    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
+        source = modules / name
+        (to / name).write_bytes(source.read_bytes() if source.exists() else b"")
+    _run([depmod, "-b", str(into), modules.name])
+    return to
+
+
+def selected_modules(modules: Path) -> Iterator[tuple[Path, bytes]]:
+    """Path, below this directory, and content of those modules a guest can have, and of those that they need."""
     there = {_module_name(path): path for path in modules.glob("kernel/**/*.ko*")}
     todo = [name for name, path in there.items() if _is_wanted(str(path.relative_to(modules / "kernel")))]
-    to = into / "lib/modules" / modules.name
     done: set[str] = set()
     while todo:
         name = todo.pop()
@@ -141,16 +154,8 @@ def prepared_modules(modules: Path, into: Path) -> Path:
         done.add(name)
         path = there[name]
         data = _UNPACK[path.suffix](path.read_bytes())
-        target = to / path.relative_to(modules).with_name(f"{path.name.partition('.')[0]}.ko")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
+        yield path.relative_to(modules).with_name(f"{path.name.partition('.')[0]}.ko"), data
         todo += _needed_by(data)
-    to.mkdir(parents=True, exist_ok=True)
-    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
-        source = modules / name
-        (to / name).write_bytes(source.read_bytes() if source.exists() else b"")
-    subprocess.run([depmod, "-b", into, modules.name], check=True, capture_output=True)
-    return to
 
 
 def _is_wanted(path: str) -> bool:
