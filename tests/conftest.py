@@ -1,4 +1,4 @@
-"""Hypothesis profiles for the whole suite: reproducible by default, `--hypothesis-profile=deep` for a long search."""
+"""Options and environment of the whole suite. hypothesis is reproducible; `--hypothesis-profile=deep` searches long."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import probes
 
 # ip, nft and iptables stand where Debian does not let ordinary users look.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
@@ -19,3 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mutations", type=int, default=20_000, help="how many mutated messages tests/properties/test_mutations.py tries"
     )
+    parser.addoption("--boot", default="", metavar="KERNEL", help="boot this kernel (as in: nfnl lab run --kernel) in a guest")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    probes.BOOT = config.getoption("--boot")

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from nfnl import open_queue
+from nfnl.testing.guest import available
 from nfnl.testing.lab import LinuxLab
 from nfnl.wire.constants import SocketOption
 
@@ -34,6 +35,16 @@ def require(name: str) -> None:
     """Skip the test unless this machine can do what the probe asks."""
     if reason := PROBES[name]():
         pytest.skip(f"probe {name}: {reason}")
+
+
+#: The kernel that ``pytest --boot`` names; "" when none is to be booted.
+BOOT = ""
+
+
+@probe
+def guest() -> str | None:
+    """A guest may be started, which takes about ten seconds: ``pytest --boot SUITE:PACKAGE``, and what it needs is installed."""
+    return available() if BOOT else "no kernel to boot was named: pytest --boot"
 
 
 @probe
