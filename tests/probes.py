@@ -128,6 +128,12 @@ def ping_installed() -> str | None:
 
 
 @probe
+def iproute2() -> str | None:
+    """There is an ``ip``, which makes namespaces with names."""
+    return None if shutil.which("ip") else "no ip"
+
+
+@probe
 def tshark() -> str | None:
     """There is Wireshark's ``tshark``, whose dissectors ours are compared with."""
     return None if shutil.which("tshark") else "no tshark"

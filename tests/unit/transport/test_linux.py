@@ -170,6 +170,7 @@ def test_opens_in_the_namespace_of_a_path(netns: int) -> None:
 
 def test_opens_in_the_namespace_of_a_name(netns: int) -> None:
     probes.require("initial-user-namespace")
+    probes.require("iproute2")
     name = f"nfnl-test-{os.getpid()}"
     subprocess.run(["ip", "netns", "attach", name, str(os.getpid())], check=True)
     try:
