@@ -12,14 +12,17 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from nfnl import open_queue
+from nfnl.subsys.queue import QueueFlag
 from nfnl.testing.guest import available
 from nfnl.testing.lab import LinuxLab
 from nfnl.wire.constants import SocketOption
+from tests.contract.bridges import Bridge
 
 PROBES: dict[str, Callable[[], str | None]] = {}
 
@@ -63,6 +66,50 @@ def initial_user_namespace() -> str | None:
 def lab_available() -> str | None:
     """A network namespace with a tun device and iptables can be had, by root or in a user namespace."""
     return LinuxLab.available()
+
+
+@probe
+def conntrack_glue() -> str | None:
+    """Queues can tell about flows: CONFIG_NETFILTER_NETLINK_GLUE_CT, and nf_conntrack_netlink is there."""
+
+    def bind(lab: LinuxLab) -> None:
+        open_queue(1, kernel=lab, flags=QueueFlag.CONNTRACK).close()
+
+    return _tried(bind)
+
+
+@probe
+def nft_queue() -> str | None:
+    """nftables has a queue statement: CONFIG_NFT_QUEUE."""
+
+    def add(lab: LinuxLab) -> None:
+        for line in ("add table ip t", "add chain ip t c { type filter hook output priority 0; }", "add rule ip t c queue num 5"):
+            done = lab.run(["nft", line])
+            if done.returncode:
+                raise OSError(f"nft {line}: {done.stderr.splitlines()[0]}")
+
+    return _tried(add)
+
+
+@probe
+def bridge_queue() -> str | None:
+    """A bridge can hand packets to a queue: CONFIG_BRIDGE, CONFIG_NF_TABLES_BRIDGE, CONFIG_NFT_QUEUE, and veth."""
+
+    def build(lab: LinuxLab) -> None:
+        with ExitStack() as cleanup:
+            Bridge(lab, cleanup)
+
+    return _tried(build)
+
+
+def _tried(attempt: Callable[[LinuxLab], None]) -> str | None:
+    """None if this can be done in a lab, else the reason why not."""
+    try:
+        with LinuxLab() as lab:
+            attempt(lab)
+    except OSError as error:
+        return " ".join(str(error.strerror or error).split())
+    return None
 
 
 @probe
@@ -119,6 +166,12 @@ def payloads_unexamined() -> str | None:
                 packet.drop()
                 return None
     return "this kernel examines them"
+
+
+@probe
+def payloads_examined() -> str | None:
+    """A verdict may replace a packet by a proper packet only."""
+    return None if payloads_unexamined() else "this kernel takes any bytes"
 
 
 @probe

@@ -66,8 +66,8 @@ def test_a_new_queue(kernel: KernelUnderTest, owner: Client) -> None:
 def test_a_new_queue_holds_1024_packets(kernel: KernelUnderTest) -> None:
     kernel.iptables(f"-A OUTPUT {CAUGHT} 1")
     listener = Listener(kernel, mode=CopyMode.META)
-    for _ in range(4):  # the receive buffer does not hold so many messages at once
-        kernel.send_many(udp4(), 250)
+    for _ in range(10):  # the receive buffer does not hold so many messages at once
+        kernel.send_many(udp4(), 100)
         listener.packets()
     kernel.send_many(udp4(), 26)
     assert (listener.row.waiting, listener.row.dropped, listener.row.user_dropped) == (1024, 2, 0)
