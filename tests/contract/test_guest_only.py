@@ -1,6 +1,6 @@
 """What only some kernels can show: it depends on modules and build options that a machine may lack, and so each test asks a probe.
 
-On a machine without them, ``tox -e kernels`` runs these tests on other kernels, in guests.
+On a machine without them, ``nfnl lab run`` runs these tests on other kernels, in guests.
 """
 
 from __future__ import annotations
