@@ -296,7 +296,7 @@ def test_a_link_header_of_another_length_is_refused_and_the_packet_is_lost(bridg
 @rule("QV-37")
 @lacking
 def test_a_packet_whose_port_is_gone(bridge: Bridge, bridged: Listener) -> None:
-    """Whether it still goes out is another question: see K-14 in docs/reference/kernels.md."""
+    """Whether it still goes out is another question: Linux 5.10 delivers it, later ones drop it."""
     packet = waiting(bridge, bridged)
     bridge.unplug("port2")
     assert bridged.decide(packet) == "ACK"

@@ -307,6 +307,20 @@ def truesize(alloc: int, used: int, *, small_head: int, paged: int = 0) -> int:
     return taken + 256 + paged
 
 
+def rooms(head: int, measured: list[tuple[int, int, int, int]]) -> list[int]:
+    """What the kernel may reserve in a message for all but the payload, going by (linear bytes of the packet, bytes of it in
+    pages, length of the message, charge). It depends on the kernel's version and on what it was built with.
+    """
+
+    def explains(room: int) -> bool:
+        return all(
+            truesize(room + 4 + linear, length - paged, small_head=head, paged=paged) == charge
+            for linear, paged, length, charge in measured
+        )
+
+    return [room for room in range(80, 129, 4) if explains(room)]
+
+
 # ---------------------------------------------------------------------------------------------------------------------- queues
 
 #: What a queue's rules catch in these tests: datagrams to port 9000. The answers of the kernel (port unreachable) are not.
