@@ -179,7 +179,7 @@ class Session:
         """Anything that is not an answer; by default it is of no interest."""
 
     def _truncated(self, datagram: Datagram) -> None:
-        error = DecodeError("the datagram was cut: the receive buffer is too small", offset=len(datagram))
+        error = DecodeError("the datagram was cut: the transport's buffer is too small", offset=len(datagram))
         self._undecodable(bytes(datagram), error)
 
     def _undecodable(self, data: bytes, error: DecodeError) -> None:

@@ -467,10 +467,6 @@ class QueueSession(Session):
                 self._head = last
             self._head = (self._head + 1) & ID_MASK
 
-    def _truncated(self, datagram: bytes) -> None:
-        error = DecodeError("the datagram was cut: the transport's buffer is too small", offset=len(datagram))
-        self._undecodable(bytes(datagram), error)
-
     def _undecodable(self, data: bytes, error: DecodeError) -> None:
         packet_id = _peek_id(data, self.number)
         self.losses.undecodable += 1
