@@ -19,6 +19,14 @@ from nfnl.wire.describe import Line, columns, tree
 SHOWN = 64
 
 
+def _standard_input() -> bytes:
+    """All of standard input. Piece by piece, as ``read()`` does not look for a Ctrl-C noted just before it until the input's end."""
+    pieces = []
+    while piece := sys.stdin.buffer.read1():
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
 @click.command()
 @click.argument("file", default="-")
 @click.option("--hex", "form", flag_value="hex", help="It is hex text.")
@@ -45,7 +53,7 @@ def command(file: str, form: str | None, direction: str | None, everything: bool
     if file == "-" and sys.stdin.isatty():
         click.echo("Reading hex from the terminal; Ctrl-D ends it.", err=True)
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        data = _standard_input() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from None
     screen = Screen()
