@@ -146,12 +146,14 @@ class LinuxLab:
         for name, value in NEWER_SYSCTLS.items():
             with suppress(FileNotFoundError):
                 self._kernel.sysctl(name, value)
-        self._ip("link set lo up")
         with _reason("making a tun device"):
-            self.add_device("eth0")
-        for address in ("10.0.0.1/24", "fd00::1/64"):
-            self.add_address("eth0", address)
-        self._ip("route add 0.0.0.0/0 dev eth0", "route add ::/0 dev eth0")
+            self._open_device("eth0")
+        with self._until_usable("eth0", "fd00::1"):
+            self._ip(
+                *("link set lo up", *_as_devices_are("eth0")),
+                *("address add 10.0.0.1/24 dev eth0", "address add fd00::1/64 dev eth0 nodad"),
+                *("route add 0.0.0.0/0 dev eth0", "route add ::/0 dev eth0"),
+            )
         probes = "".join(
             f"chain {hook.lower()}_{edge} {{ type filter hook {hook.lower()} priority {priority}; {rule}; }}\n"
             for hook in HOOKS
@@ -323,23 +325,34 @@ class LinuxLab:
 
     def add_device(self, name: str, *, index: int | None = None, mtu: int = 1500) -> None:
         """Another device of eth0's kind, up and without addresses. Raises OSError (EEXIST, EBUSY for the index, EINVAL)."""
+        self._open_device(name, index)
+        self._ip(*_as_devices_are(name, mtu))
+
+    def _open_device(self, name: str, index: int | None = None) -> None:
         if name in self._tuns:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
         descriptor = self._kernel.inside(lambda: _open_tun(name, index))
         with self._lock:
             self._tuns[name] = descriptor, self._kernel.inside(lambda: socket.if_nametoindex(name))
-        self._ip(f"link set {name} mtu {mtu} txqueuelen 10000 multicast off", f"link set {name} up")
 
     def add_address(self, dev: str, address: str) -> None:
         """``"10.0.0.1/24"``: an address of this machine and the network behind the device. Raises OSError (EEXIST, ENODEV)."""
         if ":" not in address:
             self._ip(f"address add {address} dev {dev}")
             return
-        own = socket.inet_pton(socket.AF_INET6, address.split("/")[0])
+        with self._until_usable(dev, address.split("/")[0]):
+            self._ip(f"address add {address} dev {dev} nodad")
+
+    @contextmanager
+    def _until_usable(self, dev: str, address: str) -> Iterator[None]:
+        """Inside, a device is given this IPv6 address. It can be used afterwards.
+
+        A kernel worker makes it usable, perhaps later; then it announces the local route to it. Not while the device is down.
+        """
+        own = socket.inet_pton(socket.AF_INET6, address)
         with self._kernel.inside(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)) as routes:
             routes.bind((0, _RTMGRP_IPV6_ROUTE))
-            self._ip(f"address add {address} dev {dev} nodad")
-            # A kernel worker makes it usable, perhaps later; then it announces the local route to it. Not while the device is down.
+            yield
             while _is_up(routes, dev) and not _announces(routes.recv(4096), own):
                 pass
 
@@ -702,6 +715,11 @@ def _new_namespace() -> int:
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     return in_thread(make)
+
+
+def _as_devices_are(name: str, mtu: int = 1500) -> tuple[str, ...]:
+    """What is said to ``ip`` about a new device."""
+    return f"link set {name} mtu {mtu} txqueuelen 10000 multicast off", f"link set {name} up"
 
 
 def _open_tun(name: str, index: int | None) -> int:
