@@ -188,3 +188,7 @@ class DumpInterruptedError(NfnlError):
 
 class TransportClosed(NfnlError):
     """The socket, or the kernel behind it, was closed."""
+
+
+class NotModelled(NfnlError, NotImplementedError):
+    """Linux does something here that the fake kernel has not learnt. Nothing is pretended."""

@@ -6,7 +6,8 @@ packet elsewhere is refused.
 
 from __future__ import annotations
 
-from nfnl.sim.skb import DSTOPTS, FRAGMENT, HOPOPTS, ROUTING, NotModelled
+from nfnl.errors import NotModelled
+from nfnl.sim.skb import DSTOPTS, FRAGMENT, HOPOPTS, ROUTING
 
 _PAD1, _PADN, _ROUTER_ALERT, _CALIPSO, _IOAM = 0, 1, 5, 7, 49
 #: Most options in one header, most bytes of padding in a row.

@@ -11,10 +11,10 @@ import shlex
 from collections.abc import Callable
 from errno import E2BIG, EEXIST, EINVAL, ELOOP, EMLINK, ENOENT, ENOTEMPTY
 
-from nfnl.errors import NfnlError
+from nfnl.errors import NfnlError, NotModelled
 from nfnl.sim.hooks import HookTable
 from nfnl.sim.rules import STANDARD, Chain, Rule, TableError
-from nfnl.sim.skb import IPV4, NotModelled
+from nfnl.sim.skb import IPV4
 from nfnl.sim.tables import TABLES, Ruleset, Table
 from nfnl.sim.xshared import MAX_NAME, Command, OtherFamily, parse
 from nfnl.sim.xtables import Problem

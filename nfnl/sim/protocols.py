@@ -5,13 +5,14 @@ There are no sockets: every TCP and UDP port is closed.
 
 from __future__ import annotations
 
+from nfnl.errors import NotModelled
 from nfnl.sim import answers, exthdrs
 from nfnl.sim.clock import Clock
 from nfnl.sim.defrag import Defragmenter, ParameterProblem
 from nfnl.sim.journey import Fate
 from nfnl.sim.responder import Responder
 from nfnl.sim.routing import LOOPBACK6, is_link_local
-from nfnl.sim.skb import FRAGMENT, ICMP, ICMPV6, IGMP, IPV4, IPV6, NONE, TCP, UDP, NotModelled, RouteType, Skb, checksum
+from nfnl.sim.skb import FRAGMENT, ICMP, ICMPV6, IGMP, IPV4, IPV6, NONE, TCP, UDP, RouteType, Skb, checksum
 
 _UDPLITE = 136
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from enum import IntEnum
 from struct import Struct
 
-from nfnl.errors import NfnlError
 from nfnl.sim.journey import Fate, Journey
 
 IPV4 = 2
@@ -19,10 +18,6 @@ _U16_PAIR = Struct("!HH")
 #: IPv6 extension headers (`ipv6_ext_hdr` in net/ipv6/exthdrs_core.c), NEXTHDR_NONE included.
 HOPOPTS, ROUTING, FRAGMENT, AUTH, NONE, DSTOPTS = 0, 43, 44, 51, 59, 60
 _EXTENSIONS = frozenset((HOPOPTS, ROUTING, FRAGMENT, AUTH, NONE, DSTOPTS))
-
-
-class NotModelled(NfnlError, NotImplementedError):
-    """The real kernel does something here that this one has not learnt. Nothing is pretended."""
 
 
 class Link(IntEnum):

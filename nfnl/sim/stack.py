@@ -10,6 +10,7 @@ from collections import deque
 from errno import EEXIST, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETDOWN, ENETUNREACH, ENODEV
 from typing import SupportsBytes
 
+from nfnl.errors import NotModelled
 from nfnl.sim import answers, exthdrs, gso
 from nfnl.sim.clock import Clock
 from nfnl.sim.defrag import Defragmenter
@@ -28,7 +29,6 @@ from nfnl.sim.skb import (
     Checksum,
     Device,
     Link,
-    NotModelled,
     Owner,
     Route,
     RouteType,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from errno import EINVAL
 
+from nfnl.errors import NotModelled
 from nfnl.sim import xtables
 from nfnl.sim.rules import STANDARD, Address, Interface, Jump, Protocol, Rule, Standard, TableError, Target
-from nfnl.sim.skb import IPV4, NotModelled
+from nfnl.sim.skb import IPV4
 from nfnl.sim.tables import Table
 from nfnl.sim.xtables import MatchExtension, Problem, TargetExtension
 

@@ -10,6 +10,7 @@ import re
 from ipaddress import AddressValueError, IPv6Address
 from typing import ClassVar
 
+from nfnl.errors import NotModelled
 from nfnl.sim.rules import (
     PROTOCOLS,
     STANDARD,
@@ -25,7 +26,7 @@ from nfnl.sim.rules import (
     SetMark,
     Target,
 )
-from nfnl.sim.skb import ICMP, ICMPV6, IPV4, TCP, UDP, NotModelled
+from nfnl.sim.skb import ICMP, ICMPV6, IPV4, TCP, UDP
 
 #: Extensions that iptables 1.8.9 has and the fake kernel has not: naming one is no mistake, but cannot be obeyed.
 MATCHES = frozenset((

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from nfnl.errors import NotModelled
 from nfnl.sim.hooks import ACCEPT, DROP
 from nfnl.sim.iptables import IptablesError, IptablesNotModelled
 from nfnl.sim.queueing import COPY_PACKET, UID_GID, Queue, QueuedEntry
-from nfnl.sim.skb import NotModelled
 from tests.probes import probe, require
 from tests.unit.sim import scenarios
 from tests.unit.sim.dataplane import PING, UDP, World, ip4

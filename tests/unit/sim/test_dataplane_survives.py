@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting
 
+from nfnl.errors import NotModelled
 from nfnl.sim.hooks import ACCEPT, REPEAT, STOP
 from nfnl.sim.journey import Fate
-from nfnl.sim.skb import NotModelled
 from tests.unit.sim.dataplane import ICMP, PING, PING6, TCP, UDP, World, ip4, ip6
 
 OWN = [ip4(PING, src="10.0.0.1", dst="127.0.0.1"), ip6(PING6, src="::1", dst="::1")]

@@ -6,9 +6,10 @@ import errno
 
 import pytest
 
+from nfnl.errors import NotModelled
 from nfnl.sim.journey import Fate
 from nfnl.sim.kernel import FakeKernel
-from nfnl.sim.skb import NotModelled, checksum
+from nfnl.sim.skb import checksum
 from tests.unit.sim.dataplane import TCP, UDP, World, ip4
 
 DATA = UDP(sport=5000, dport=9000) / bytes(350)

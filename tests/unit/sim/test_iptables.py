@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nfnl.errors import NfnlError
+from nfnl.errors import NfnlError, NotModelled
 from nfnl.sim.iptables import IptablesError, IptablesNotModelled
-from nfnl.sim.skb import NotModelled
 from tests.unit.sim.dataplane import PING, World, ip4
 
 EMPTY = "-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-P OUTPUT ACCEPT\n"

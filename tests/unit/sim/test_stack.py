@@ -16,8 +16,9 @@ from scapy.layers.inet6 import (
     PadN,
 )
 
+from nfnl.errors import NotModelled
 from nfnl.sim.journey import Fate
-from nfnl.sim.skb import Link, NotModelled, checksum
+from nfnl.sim.skb import Link, checksum
 from tests.unit.sim.dataplane import ICMP, PING, PING6, TCP, UDP, World, ip4, ip6
 
 LIMITLESS = {"net.ipv4.icmp_ratelimit": 0, "net.ipv6.icmp.ratelimit": 0}
