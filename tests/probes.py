@@ -187,6 +187,12 @@ def iproute2() -> str | None:
 
 
 @probe
+def git() -> str | None:
+    """There is a ``git``, which knows what of a tree is source."""
+    return None if shutil.which("git") else "no git"
+
+
+@probe
 def tshark() -> str | None:
     """There is Wireshark's ``tshark``, whose dissectors ours are compared with."""
     return None if shutil.which("tshark") else "no tshark"

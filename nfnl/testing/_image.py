@@ -136,17 +136,19 @@ class Image:
     def tree(self, root: str | Path, *, without: str = "", limit: int | None = None) -> None:
         """A directory and what is in it: source files of Python with their compiled form.
 
-        Left out are the names that the regular expression ``without`` matches, hidden directories, virtual environments and
-        files that cannot be read. Raises `ImageError` when it holds more than ``limit`` bytes.
+        Left out are the names that the regular expression ``without`` matches, hidden directories, virtual environments,
+        directories that git ignores and files that cannot be read. Raises `ImageError` when it holds more than ``limit`` bytes.
         """
         total = 0
         names, hidden = re.compile(without), re.compile(_LEFT_OUT)
+        ignored = _ignored_by_git(root)
         for directory, directories, files in os.walk(root):
             self.copy(directory)
             directories[:] = [
                 name
                 for name in directories
                 if not (names.fullmatch(name) or hidden.fullmatch(name))
+                and os.path.join(directory, name) not in ignored
                 and not os.path.exists(os.path.join(directory, name, "pyvenv.cfg"))
             ]
             for path in (Path(directory, name) for name in files if not names.fullmatch(name)):
@@ -238,6 +240,16 @@ def _member(file: BinaryIO, name: str, entry: _Entry, number: int, data: bytes) 
     fields = (number, entry.mode, 0, 0, 1, entry.mtime, len(data), 0, 0, *entry.device, len(encoded), 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
     return file.write(head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4))
+
+
+def _ignored_by_git(root: str | Path) -> set[str]:
+    """The directories below this one that are ignored: what is built, fetched or measured there is no source."""
+    question = ["git", "-C", root, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"]
+    try:
+        answer = subprocess.run(question, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return set()
+    return {os.path.join(root, name[:-1]) for name in answer.split("\0") if name.endswith("/") and not name.endswith(".egg-info/")}
 
 
 def _is_elf(path: Path) -> bool:

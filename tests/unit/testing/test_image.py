@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nfnl.testing._image import Image, ImageError
+from tests import probes
 from tests.unit.testing.cpio import Member, archive_of
 
 # ------------------------------------------------------------------------------------------------------------- the archive
@@ -133,6 +134,20 @@ def test_a_tree_without_what_nobody_wants(tmp_path: Path) -> None:
         "docs",
         "docs/a.md",
     }
+
+
+def test_directories_that_git_ignores_stay_at_home(tmp_path: Path) -> None:
+    probes.require("git")
+    for path in ("build/a.bin", "build/deep/b.bin", "kept/a.so", "kept/a.c", "c.py", "own.egg-info/entry_points.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    (tmp_path / ".gitignore").write_text("build/\n*.so\n*.egg-info/\n")
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    image = Image()
+    image.tree(tmp_path)
+    found = {path.removeprefix(f"{tmp_path}/") for path in image.paths if path.startswith(f"{tmp_path}/")}
+    assert not {path for path in found if path.startswith("build")}
+    assert {"kept/a.so", "c.py", "own.egg-info/entry_points.txt"} <= found
 
 
 def test_a_tree_that_is_none(tmp_path: Path) -> None:
