@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import nfnl.subsys.expect
 import nfnl.subsys.queue  # noqa: F401 -- declares the messages to be written about
 from nfnl.sim import NOT_MODELLED
 from nfnl.wire.declare import Message, registry
@@ -29,11 +30,11 @@ def messages() -> Iterator[str]:
     yield "# Messages"
     yield ""
     yield "Every message that nfnl declares, with its attributes in the order in which the kernel writes them, or nfnl does."
-    yield "Layouts: `be16`, `be32`, `be64` are numbers in network byte order, `u8` has one byte, `bytes` and `text` take what there"
-    yield "is; a name behind a layout is the enum its values are read as. *Since* is the first Linux that knows it, where that"
-    yield "matters. The source of it all is `nfnl/subsys/`."
+    yield "Layouts: `be16`, `be32`, `be64` are numbers in network byte order, `u32` one in that of the host, `u8` has one byte,"
+    yield "`ipv4` and `ipv6` are addresses, `bytes` and `text` take what there is; a name behind a layout is the enum its values are"
+    yield "read as. *Since* is the first Linux that knows it, where that matters. The source of it all is `nfnl/subsys/`."
     subsystem = None
-    for declaration in sorted(registry.values(), key=lambda cls: cls.__type__):
+    for declaration in sorted(registry.values(), key=lambda cls: (cls.__type__, cls.__direction__.value)):
         if declaration.__subsystem__ is not subsystem:
             subsystem = declaration.__subsystem__
             yield ""

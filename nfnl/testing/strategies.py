@@ -21,6 +21,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+import nfnl.subsys.expect
 import nfnl.subsys.queue  # noqa: F401 -- declares the messages drawn by default
 from nfnl.wire.compiled import build
 from nfnl.wire.constants import NLA_F_NESTED, NLA_F_NET_BYTEORDER, NlmsgFlag, align4
@@ -48,12 +49,15 @@ def values(layout: Layout) -> SearchStrategy[Any]:
         numbers = st.integers(0, top) | st.sampled_from([0, 1, top, top >> 1])
         if isinstance(layout.convert, type) and issubclass(layout.convert, enum.IntFlag):
             return numbers.map(layout.convert)
-        return numbers
+        return numbers.map(layout.convert) if layout.plain and layout.convert else numbers
+    if layout.code == "i":
+        return st.integers(-(1 << 31), (1 << 31) - 1)
     if layout.name == "text":
         return st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=MAX_PAYLOAD // 4)
     if layout.greedy:
         return st.binary(max_size=MAX_PAYLOAD)
-    return st.binary(min_size=layout.size, max_size=layout.size)
+    octets = st.binary(min_size=layout.size, max_size=layout.size)
+    return octets.map(layout.convert) if layout.plain and layout.convert else octets
 
 
 def attributes(cls: type[View], *, order: ByteOrder = NATIVE) -> SearchStrategy[dict[str, Any]]:
@@ -93,7 +97,7 @@ def _attribute_bytes(draw: DrawFn, cls: type[View], order: ByteOrder, damaged: b
     out = bytearray()
     padding = b""
     numbers = [a.number for a in cls.__attrs__ if a.required] + draw(
-        st.lists(st.sampled_from([a.number for a in cls.__attrs__]) | st.integers(0, 0x3FFF), max_size=5)
+        st.lists(st.sampled_from([a.number for a in cls.__attrs__] or [0]) | st.integers(0, 0x3FFF), max_size=5)
     )
     for number in draw(st.permutations(numbers)):
         a = cls.__by_number__.get(number)
@@ -124,6 +128,7 @@ def _attribute_bytes(draw: DrawFn, cls: type[View], order: ByteOrder, damaged: b
 def build_attribute(layout: Layout, value: Any, order: ByteOrder) -> bytes:
     """The bytes of one value, by its construct definition."""
     ready = dict(zip((name for name, _ in layout.parts), value, strict=True)) if layout.parts else value
+    ready = layout.plain(ready) if layout.plain else ready
     data: bytes = layout.construct(order).build(ready)
     return data
 

@@ -348,12 +348,15 @@ def raw_attributes(view: View) -> Iterator[RawAttr]:
 # --- building ----------------------------------------------------------------------------------------------------------------
 
 
-def build_into(view: View, values: dict[str, Any], order: ByteOrder) -> None:
-    """Make ``view``, fresh from ``__new__``, the message or nest with these field values."""
+def build_into(view: View, values: dict[str, Any], order: ByteOrder, *, as_given: bool = False) -> None:
+    """Make ``view``, fresh from ``__new__``, the message or nest with these field values.
+
+    The attributes lie in the order of declaration; with ``as_given`` in that of ``values``.
+    """
     cls = type(view)
     path = cls.__name__
     header = {name: values.pop(name, 0) for name in HEADER_FIELDS} if isinstance(view, Message) else {}
-    data = _attributes(cls, values, order, path)
+    data = _attributes(cls, values, order, path, as_given=as_given)
     if issubclass(cls, Message):
         data = message_bytes(cls.__type__, header, data, order, path)
     shape = revive(cls, data, order.name)._shape
@@ -361,10 +364,10 @@ def build_into(view: View, values: dict[str, Any], order: ByteOrder) -> None:
     _put(view, "_shape", shape)
 
 
-def build(cls: type[V], values: dict[str, Any], order: ByteOrder = NATIVE) -> V:
-    """``cls(**values)`` for a host of any byte order."""
+def build(cls: type[V], values: dict[str, Any], order: ByteOrder = NATIVE, *, as_given: bool = False) -> V:
+    """``cls(**values)`` for a host of any byte order; ``cls.in_order(**values)`` with ``as_given``."""
     view: V = _new(cls)
-    build_into(view, dict(values), order)
+    build_into(view, dict(values), order, as_given=as_given)
     return view
 
 
@@ -383,9 +386,13 @@ def message_bytes(type_: int, header: dict[str, int], attributes: bytes, order: 
     )
 
 
-def _attributes(cls: type[View], values: dict[str, Any], order: ByteOrder, path: str) -> bytes:
+def _attributes(cls: type[View], values: dict[str, Any], order: ByteOrder, path: str, *, as_given: bool = False) -> bytes:
     out = bytearray()
-    for field in cls.__attrs__:
+    fields = cls.__attrs__
+    if as_given:
+        place = {name: i for i, name in enumerate(values)}
+        fields = tuple(sorted(fields, key=lambda field: place.get(field.name, len(place))))
+    for field in fields:
         value = values.pop(field.name, field.default)
         if value is None:
             continue
@@ -429,7 +436,7 @@ def pack_value(layout: Layout, value: Any, order: ByteOrder, path: str) -> bytes
         if layout.name == "bytes":
             return bytes(memoryview(value))
         if layout.code:
-            fields = value if layout.parts else (value,)
+            fields = value if layout.parts else (layout.plain(value) if layout.plain else value,)
             return Struct(layout.prefix(order) + layout.code).pack(*fields)
         data: bytes = layout.construct(order).build(value)
     except (StructError, TypeError, construct.ConstructError, AttributeError) as error:

@@ -8,10 +8,16 @@ To a person and a type checker it is an immutable record; `nfnl.wire.reference` 
 `nfnl.wire.describe` its documentation, `nfnl.testing.strategies` its test data, the fake kernel its attribute policies.
 
 The order of declaration is the order on the wire of what is built. Numbers are written, never implied by position.
+
+Messages that share attributes inherit them from a `View` that declares them once; each may have an order of its own:
+
+    class DestroyedFlow(FlowAttributes, Message, ..., wire_order=("original", "reply", "id")):
+        ...
 """
 
 from __future__ import annotations
 
+import copy
 import types
 import typing
 from collections.abc import Iterator
@@ -161,21 +167,35 @@ class View:
     __attrs__: ClassVar[tuple[Attr, ...]] = ()
     __by_number__: ClassVar[dict[int, Attr]] = {}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, wire_order: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        found: list[Attr] = []
-        for value in cls.__dict__.values():
-            if isinstance(value, Attr):
-                value._owner = cls
-                value.index = len(found)
-                found.append(value)
-        cls.__attrs__ = tuple(found)
-        cls.__by_number__ = {a.number: a for a in found}
+        own = {name: value for name, value in cls.__dict__.items() if isinstance(value, Attr)}
+        inherited = {a.name: a for base in cls.__bases__ for a in getattr(base, "__attrs__", ())}
+        found = {name: own.get(name) or copy.copy(a) for name, a in inherited.items()} | own
+        unknown = [name for name in wire_order if name not in found]
+        if unknown:
+            raise TypeError(f"{cls.__name__}: wire_order names {', '.join(unknown)}, which is no attribute")
+        found = {name: found[name] for name in (*wire_order, *found)}
+        for index, (name, value) in enumerate(found.items()):
+            value._owner = cls
+            value.index = index
+            if name not in own:
+                setattr(cls, name, value)
+        cls.__attrs__ = tuple(found.values())
+        cls.__by_number__ = {a.number: a for a in cls.__attrs__}
         if len(cls.__by_number__) != len(found):
             raise TypeError(f"{cls.__name__}: an attribute number is used twice")
 
     def __init__(self, **values: Any) -> None:
         _compiled().build_into(self, values, NATIVE)
+
+    @classmethod
+    def in_order(cls, **values: Any) -> Self:
+        """Like the constructor, but the attributes lie on the wire in the order in which they are given here.
+
+        For what the kernel writes now in one order and now in another, as a flow in dumps and in events.
+        """
+        return cast("Self", _compiled().build(cls, values, NATIVE, as_given=True))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable; use .replace({name}=...)")

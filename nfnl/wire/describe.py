@@ -88,7 +88,9 @@ def _told(view: View) -> Iterator[str]:
             continue
         value = getattr(view, a.name)
         if a.layout is None:
-            yield f"{a.name} ({', '.join(_told(value))})"
+            speaks = any("__str__" in cls.__dict__ for cls in type(value).__mro__[:-1])
+            said = str(value) if speaks else ", ".join(_told(value))
+            yield f"{a.name} ({said})"
         elif a.layout.parts:
             yield a.layout.say(value)
         else:
@@ -399,6 +401,8 @@ class _Tree:
         if isinstance(value, str):
             return repr(value)  # it may be anything, and goes to a terminal
         said = layout.say(value)
+        if not isinstance(value, int):
+            return said
         return _number(value) if said == str(int(value)) else f"{said} ({value:{'#06x' if value > 0xFF else 'd'}})"
 
     def shown(self, depth: int, start: int, end: int, name: str, value: str = "", note: str = "") -> Iterator[Line]:

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, NamedTuple, TypeAlias, cast
 
 import construct
@@ -41,6 +42,8 @@ class Layout:
     greedy: bool = False
     #: made of the plain value(s) on reading: an enum, a NamedTuple
     convert: Callable[..., Any] | None = None
+    #: the way back, for building, where the value is not a plain number or bytes itself; TypeError for what it does not take
+    plain: Callable[[Any], Any] | None = None
     #: for a record of several values: their names and layouts
     parts: tuple[tuple[str, Layout], ...] = ()
     #: the value in words, for people; None where the value says it itself
@@ -71,6 +74,7 @@ u8 = Layout("u8", _fixed(construct.Int8ub), 1, "B")
 be16 = Layout("be16", _fixed(construct.Int16ub), 2, "H")
 be32 = Layout("be32", _fixed(construct.Int32ub), 4, "I")
 be64 = Layout("be64", _fixed(construct.Int64ub), 8, "Q")
+sbe32 = Layout("signed be32", _fixed(construct.Int32sb), 4, "i")
 u16 = Layout("u16", _hosted(construct.Int16ul, construct.Int16ub), 2, "H", host=True)
 u32 = Layout("u32", _hosted(construct.Int32ul, construct.Int32ub), 4, "I", host=True)
 u64 = Layout("u64", _hosted(construct.Int64ul, construct.Int64ub), 8, "Q", host=True)
@@ -91,6 +95,22 @@ class _CStringConstruct(construct.Adapter):  # type: ignore[type-arg]
 
 
 cstring = Layout("text", _fixed(_CStringConstruct(construct.GreedyBytes)), 0, greedy=True)
+
+
+def _plain_ipv4(value: Any) -> int:
+    if not isinstance(value, IPv4Address):
+        raise TypeError("it is not an IPv4Address")
+    return int(value)
+
+
+def _plain_ipv6(value: Any) -> bytes:
+    if not isinstance(value, IPv6Address):
+        raise TypeError("it is not an IPv6Address")
+    return value.packed
+
+
+ipv4 = Layout("ipv4", _fixed(construct.Int32ub), 4, "I", convert=IPv4Address, plain=_plain_ipv4)
+ipv6 = Layout("ipv6", _fixed(construct.Bytes(16)), 16, "16s", convert=IPv6Address, plain=_plain_ipv6)
 
 
 def octets(count: int) -> Layout:
@@ -126,12 +146,15 @@ U8 = Annotated[int, u8]
 Be16 = Annotated[int, be16]
 Be32 = Annotated[int, be32]
 Be64 = Annotated[int, be64]
+SignedBe32 = Annotated[int, sbe32]
 U16 = Annotated[int, u16]
 U32 = Annotated[int, u32]
 U64 = Annotated[int, u64]
 Raw = Annotated[bytes, raw]
 CString = Annotated[str, cstring]
 Octets8 = Annotated[bytes, octets(8)]
+IPv4 = Annotated[IPv4Address, ipv4]
+IPv6 = Annotated[IPv6Address, ipv6]
 
 
 @cache
@@ -150,7 +173,7 @@ def _record(kind: type[NamedTuple]) -> Layout:
     parts: list[tuple[str, Layout]] = []
     for name in kind._fields:
         part = layout_of(hints[name])
-        if part is None or part.greedy or part.host or not part.code:
+        if part is None or part.greedy or part.host or part.plain or not part.code:
             raise TypeError(f"{kind.__name__}.{name}: a record is made of fixed layouts in network order")
         parts.append((name, part))
 

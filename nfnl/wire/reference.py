@@ -229,10 +229,11 @@ def _encode_value(field: Attr, value: Any, residue: Residue, order: ByteOrder, p
     layout = field.layout
     assert layout is not None
     # A record goes in by name; the order of a NamedTuple is that of its layout.
-    ready = dict(zip((name for name, _ in layout.parts), value, strict=True)) if layout.parts else value
     try:
+        ready = dict(zip((name for name, _ in layout.parts), value, strict=True)) if layout.parts else value
+        ready = layout.plain(ready) if layout.plain else ready
         data: bytes = layout.construct(BIG if not layout.host else order).build(ready)
-    except construct.ConstructError as error:
+    except (construct.ConstructError, TypeError) as error:
         raise EncodeError(str(error), path=path) from None
     if residue.rest is None:
         return data
