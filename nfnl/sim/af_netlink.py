@@ -19,6 +19,7 @@ from nfnl.sim.profile import Profile
 from nfnl.wire.constants import NETLINK_NETFILTER, SOL_NETLINK, SocketOption
 
 if TYPE_CHECKING:
+    from nfnl.sim.dump import Dump
     from nfnl.sim.socket import FakeSocket
 
 NOT_MODELLED = {
@@ -50,6 +51,8 @@ SO_PROTOCOL, SO_DOMAIN, SO_MEMINFO = 38, 39, 55
 
 #: groups there are room for; 1 to 9 are used
 GROUPS = 32
+#: parts of dumps do not become larger, whatever they are received into (SKB_WITH_OVERHEAD(32768))
+MOST_READ = 32448
 #: SOCK_MIN_RCVBUF and SOCK_MIN_SNDBUF
 _MIN_RCVBUF, _MIN_SNDBUF = 2304, 4608
 #: where the kernel looks for a free port when the process id is taken: downwards from somewhere in here
@@ -57,6 +60,7 @@ _PORTS = range(0x80000000, 0xFFFFF000)
 
 _PKTINFO = int(SocketOption.PKTINFO)
 _NO_ENOBUFS = int(SocketOption.NO_ENOBUFS)
+_BROADCAST_ERROR = int(SocketOption.BROADCAST_ERROR)
 _LISTEN_ALL_NSID = int(SocketOption.LISTEN_ALL_NSID)
 _SWITCHES = frozenset(
     int(option)
@@ -107,11 +111,13 @@ class Sock:
         "connected",
         "descriptors",
         "drops",
+        "dump",
         "error",
         "filter",
         "groups",
         "groups_known",
         "inode",
+        "largest_read",
         "opener",
         "options",
         "passcred",
@@ -156,6 +162,10 @@ class Sock:
         self.options: set[int] = set()
         self.passcred = False
         self.filter: bpf.Program | None = None
+        #: the dump that is under way
+        self.dump: Dump | None = None
+        #: size of the largest buffer that something was received into, up to `MOST_READ`
+        self.largest_read = 0
         #: functions to call when it has become readable
         self.watchers: Outside[Callable[[], None]] = Outside()
 
@@ -172,18 +182,23 @@ class Sock:
 
     def admit(self, data: bytes, truesize: int, port: int = 0, group: int = 0, sender: Process | None = None) -> bool:
         """Put a datagram into the queue, if there is room (`netlink_attachskb`)."""
-        charged = self.charged
-        if self.congested:
+        if self.congested or not self.has_room(truesize):
             return False
-        if self.table.profile.strict_admission:
-            if charged and charged + truesize > self.rcvbuf:
-                return False
-        elif charged > self.rcvbuf:
-            return False
-        self.queue.append((data, truesize, port, group, sender))
-        self.charged = charged + truesize
-        self._ring()
+        self.append(data, truesize, port, group, sender)
         return True
+
+    def has_room(self, truesize: int) -> bool:
+        """The receive buffer would take that much more."""
+        charged = self.charged
+        if self.table.profile.strict_admission:
+            return not charged or charged + truesize <= self.rcvbuf
+        return charged <= self.rcvbuf
+
+    def append(self, data: bytes, truesize: int, port: int = 0, group: int = 0, sender: Process | None = None) -> None:
+        """Put a datagram into the queue, whether there is room or not (`netlink_sendskb`)."""
+        self.queue.append((data, truesize, port, group, sender))
+        self.charged += truesize
+        self._ring()
 
     def overrun(self) -> None:
         """A datagram was lost (`netlink_overrun`)."""
@@ -201,34 +216,44 @@ class Sock:
 
     # ----------------------------------------------------------------------------------------------------- what is received
 
-    def receive(self, peek: bool = False) -> Waiting | None:
-        """The next datagram, or None where there is none. Raises OSError for a pending error, which goes before all data."""
+    def receive(self, room: int, peek: bool = False) -> Waiting | None:
+        """The next datagram, or None where there is none. Raises OSError for a pending error, which goes before all data.
+
+        ``room`` is the size of the buffer it is to be put into; it is up to the caller to cut it. A dump that is under way
+        goes on.
+        """
         if self.error is not None:
             raise self.take_error()
         queue = self.queue
         if not queue:
             self.congested = False
             return None
+        self.largest_read = min(max(self.largest_read, room), MOST_READ)
         if peek:
-            return queue[0]
-        waiting = queue.popleft()
-        self.charged -= waiting[1]
+            waiting = queue[0]
+        else:
+            waiting = queue.popleft()
+            self.charged -= waiting[1]
+        if self.dump is not None and self.charged <= self.rcvbuf // 2:
+            self.error = self.dump.proceed()
         self._emptied()
         return waiting
 
-    def receive_many(self, limit: int) -> list[Waiting]:
-        """Up to ``limit`` datagrams. Raises OSError for a pending error."""
+    def receive_many(self, room: int, limit: int) -> list[Waiting]:
+        """Up to ``limit`` datagrams, each into a buffer of its own (recvmmsg). Raises OSError for a pending error."""
         if self.error is not None:
             raise self.take_error()
         queue = self.queue
-        if len(queue) <= limit:
+        if self.dump is None and len(queue) <= limit:
+            self.largest_read = min(max(self.largest_read, room if queue else 0), MOST_READ)
             many = list(queue)
             queue.clear()
             self.charged = 0
-        else:
-            many = [queue.popleft() for _ in range(limit)]
-            self.charged -= sum(waiting[1] for waiting in many)
-        self._emptied()
+            self._emptied()
+            return many
+        many = []
+        while len(many) < limit and self.error is None and (waiting := self.receive(room)) is not None:
+            many.append(waiting)
         return many
 
     def take_error(self) -> OSError:
@@ -496,6 +521,7 @@ class SocketTable:
         self.sockets.remove(sock)
         sock.queue.clear()
         sock.charged = 0
+        sock.dump = None
         if sock.bound:
             del self.ports[sock.port]
             for callback in self.released:
@@ -515,24 +541,36 @@ class SocketTable:
         sock.overrun()
         return False
 
-    def multicast(self, data: bytes, group: int, truesize: int, *, sender: Sock | None = None, but: int = 0) -> None:
-        """Send to the members of a group, but not to the sender, nor to port ``but`` (`netlink_broadcast`)."""
+    def listeners(self, groups: int) -> bool:
+        """Somebody is a member of one of these groups, given as a mask (`nfnetlink_has_listeners`)."""
+        return any(sock.groups & groups for sock in self.sockets)
+
+    def multicast(self, data: bytes, group: int, truesize: int, *, sender: Sock | None = None, but: int = 0) -> bool:
+        """Send to the members of a group, but not to the sender, nor to port ``but`` (`netlink_broadcast`).
+
+        False: somebody has missed it who wants that known (BROADCAST_ERROR).
+        """
         port, process = (sender.port, self.current) if sender else (0, None)
+        received = True
         for sock in self.sockets:
             if not sock.groups >> (group - 1) & 1 or sock is sender or sock.port == but:
                 continue
             kept = sock.filtered(data)
             if kept and not sock.admit(kept, truesize, port, group, process):
                 sock.overrun()
+                received = received and _BROADCAST_ERROR not in sock.options
+        return received
 
     def proc(self) -> str:
         """``/proc/net/netlink``. Addresses of sockets are hidden, as they are from the unprivileged."""
         lines = ["sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n"]
-        rows = [(0, 0, 0, 0, 1)]  # the kernel's own
-        rows += [(sock.port, sock.groups, sock.charged, sock.drops, sock.inode) for sock in self.ports.values()]
-        for port, groups, charged, drops, inode in rows:
+        rows = [(0, 0, 0, False, 0, 1)]  # the kernel's own
+        rows += [
+            (sock.port, sock.groups, sock.charged, sock.dump is not None, sock.drops, sock.inode) for sock in self.ports.values()
+        ]
+        for port, groups, charged, dumping, drops, inode in rows:
             lines.append(
-                f"{0:016x} {NETLINK_NETFILTER:<3d} {port:<10d} {groups:08x} {charged:<8d} {0:<8d} {0:<5d} {2:<8d} "
+                f"{0:016x} {NETLINK_NETFILTER:<3d} {port:<10d} {groups:08x} {charged:<8d} {0:<8d} {dumping:<5d} {2:<8d} "
                 f"{drops:<8d} {inode:<8d}\n"
             )
         return "".join(lines)

@@ -33,6 +33,7 @@ class Request:
     """One message to the kernel, and what is to be said about it besides an errno (`struct netlink_ext_ack`)."""
 
     __slots__ = (
+        "answered",
         "bad_attribute",
         "data",
         "flags",
@@ -52,6 +53,8 @@ class Request:
         self.data = data
         self.offset = offset
         self.length, self.type, self.flags, self.seq, _ = NATIVE.header.unpack_from(data, offset)
+        #: success needs no acknowledgement: a dump ends with NLMSG_DONE
+        self.answered = False
         #: a sentence for people
         self.message: str | None = None
         #: offset of the offending attribute from the start of the message
@@ -83,7 +86,7 @@ def walk(sock: Sock, data: bytes, handle: Callable[[Request], None]) -> None:
                 handle(request)
             except Refusal as refusal:
                 error = refusal.errno
-        if error or request.flags & _ACK:
+        if error or (request.flags & _ACK and not request.answered):
             acknowledge(request, error)
         offset += align4(request.length)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from nfnl.sim.af_netlink import Capability, Sock, SocketTable
@@ -32,6 +33,9 @@ _NUMBER_TYPES = {1: 2, 2: 3, 4: 4, 8: 5}
 _NESTED_TYPE = 13
 
 
+_FAILED = "Attribute failed policy validation"
+
+
 class Check(NamedTuple):
     """What a policy demands of an attribute (`struct nla_policy`)."""
 
@@ -42,6 +46,45 @@ class Check(NamedTuple):
     #: what a refusal says, and the room the kernel reserves for that
     policy: Policy | None
     policy_room: int
+    #: what else is wrong with a payload, if anything
+    judge: Callable[[bytes], Errno | None] | None = None
+    message: str = _FAILED
+
+    def verdict(self, payload: bytes) -> Errno | None:
+        """Why the payload is refused; None: it is not."""
+        size = len(payload)
+        if size < self.minimum or (self.nested and 0 < size < NLA_HDRLEN):
+            return Errno.ERANGE
+        return self.judge(payload) if self.judge is not None else None
+
+
+def at_most(size: int) -> Check:
+    """Bytes, but not more than so many (NLA_BINARY)."""
+    return Check(0, False, Policy(max_length=size, type=10), 32, lambda data: Errno.ERANGE if len(data) > size else None)
+
+
+def nul_string(most: int | None = None) -> Check:
+    """Text that ends with a NUL, of at most so many bytes before it (NLA_NUL_STRING)."""
+
+    def judge(data: bytes) -> Errno | None:
+        if b"\0" not in (data if most is None else data[: most + 1]):
+            return Errno.EINVAL
+        return Errno.ERANGE if most is not None and len(data.removesuffix(b"\0")) > most else None
+
+    return Check(0, False, Policy(max_length=most, type=12), 32, judge)
+
+
+def bits(mask: int) -> Check:
+    """A number in network order with no other bits than these (NLA_POLICY_MASK)."""
+
+    def judge(data: bytes) -> Errno | None:
+        return Errno.EINVAL if int.from_bytes(data[:4], "big") & ~mask else None
+
+    return Check(4, False, None, 0, judge, "reserved bit set")
+
+
+#: what the kernel sends and does not take (NLA_REJECT)
+REJECTED = Check(0, False, None, 0, lambda data: Errno.EINVAL)
 
 
 def check_of(field: Attr) -> Check | None:
@@ -58,17 +101,29 @@ def check_of(field: Attr) -> Check | None:
 
 
 class Operation:
-    """One message type of a subsystem. ``declaration`` says what is checked of its attributes; None: nothing."""
+    """One message type of a subsystem.
+
+    ``declarations`` say what is checked of its attributes, ``checks`` what a layout cannot say. Operations that share a policy in
+    the kernel are given each other's declarations, too.
+    """
 
     __slots__ = ("checks", "handler")
 
-    def __init__(self, handler: Handler, declaration: type[Message] | None = None, *, unknown: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *declarations: type[Message],
+        unknown: Collection[str] = (),
+        checks: Mapping[int, Check] = MappingProxyType({}),
+    ) -> None:
         self.handler = handler
         #: by attribute type; attributes that this kernel does not know yet are left out
         self.checks: dict[int, Check] = {}
-        for field in declaration.__attrs__ if declaration else ():
-            if field.name not in unknown and (check := check_of(field)) is not None:
-                self.checks[field.number] = check
+        for declaration in declarations:
+            for field in declaration.__attrs__:
+                if field.name not in unknown and (check := check_of(field)) is not None:
+                    self.checks[field.number] = check
+        self.checks.update(checks)
 
 
 class ProcFile(NamedTuple):
@@ -144,7 +199,8 @@ _BATCH_CHECKS = {1: Check(4, False, None, 0)}
 def parse(request: Request, checks: Mapping[int, Check]) -> Attributes:
     """The attributes of a request, read as leniently as the kernel does (`nla_parse_deprecated`).
 
-    Raises `Refusal` (ERANGE) when one is too short; the request then knows what is to be said about it.
+    Raises `Refusal` when its policy does not let one pass (ERANGE: it is too short); the request then knows what is to be said
+    about it.
     """
     data = request.data
     offset, end = request.offset + _BODY, request.offset + request.length
@@ -154,15 +210,16 @@ def parse(request: Request, checks: Mapping[int, Check]) -> Attributes:
         if length < NLA_HDRLEN or length > end - offset:
             break
         number = type_ & NLA_TYPE_MASK
+        payload = data[offset + NLA_HDRLEN : offset + length]
         check = checks.get(number)
         if check is not None:
-            size = length - NLA_HDRLEN
-            if size < check.minimum or (check.nested and 0 < size < NLA_HDRLEN):
-                request.message = "Attribute failed policy validation"
+            error = check.verdict(payload)
+            if error is not None:
+                request.message = check.message if error is Errno.EINVAL else _FAILED
                 request.bad_attribute = offset - request.offset
                 request.policy, request.policy_room = check.policy, check.policy_room
-                raise Refusal(Errno.ERANGE)
-        found[number] = data[offset + NLA_HDRLEN : offset + length]
+                raise Refusal(error)
+        found[number] = payload
         offset += align4(length)
     if offset < end:
         request.message = "bytes leftover after parsing attributes"

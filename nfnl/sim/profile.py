@@ -63,6 +63,10 @@ class Profile:
             total = self.head(used)
         return total + _SKB + paged
 
+    def buffer_truesize(self, size: int) -> int:
+        """What a socket is charged for a buffer of ``size`` bytes that is not shrunk, however little is in it."""
+        return self.head(size) + _SKB
+
     def user_truesize(self, size: int, *, multicast: bool) -> int:
         """What a socket is charged for a datagram of another user's (`netlink_alloc_large_skb`)."""
         total = ((size + 63) & -64) + _TRAILER

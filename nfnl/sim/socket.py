@@ -168,14 +168,14 @@ class FakeSocket:
 
     def recvfrom(self, size: int, flags: int = 0) -> tuple[bytes, Address]:
         """`recv` and the sender's address."""
-        data, _, port, group, _ = self._receive(flags)
+        data, _, port, group, _ = self._receive(size, flags)
         return data[:size].ljust(len(data) if flags & MSG_TRUNC else 0, b"\0"), (port, group_mask(group))
 
     def recv_into(self, buffer: Buffer, size: int = 0, flags: int = 0) -> int:
         """Into a buffer; the number of bytes, or with MSG_TRUNC the true length of the datagram."""
         view = memoryview(buffer).cast("B")
         room = size or len(view)
-        waiting = self._receive(flags)
+        waiting = self._receive(room, flags)
         copied = waiting[0][:room]
         view[: len(copied)] = copied
         return len(waiting[0]) if flags & MSG_TRUNC else len(copied)
@@ -183,7 +183,7 @@ class FakeSocket:
     def recvmsg(self, size: int, ancillary: int = 0, flags: int = 0) -> tuple[bytes, list[Control], int, Address]:
         """(data, control messages that fit into ``ancillary`` bytes, MSG_* flags, sender's address)."""
         with self._gate:
-            waiting = self._receive(flags)
+            waiting = self._receive(size, flags)
             sock = self.sock
         data, _, port, group, _ = waiting
         control, facts = control_messages(sock, waiting, ancillary)
@@ -191,12 +191,12 @@ class FakeSocket:
             facts |= MSG_TRUNC
         return data[:size], control, facts, (port, group_mask(group))
 
-    def _receive(self, flags: int) -> Waiting:
+    def _receive(self, size: int, flags: int) -> Waiting:
         if flags & MSG_OOB:
             raise Errno.EOPNOTSUPP.error()
         peek = bool(flags & MSG_PEEK)
         with self._gate:
-            return self._attempt(lambda: self.sock.receive(peek), flags, "a datagram")
+            return self._attempt(lambda: self.sock.receive(size, peek), flags, "a datagram")
 
     # -------------------------------------------------------------------------------------------------------------- waiting
 

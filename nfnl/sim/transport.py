@@ -14,6 +14,8 @@ from nfnl.wire.datagram import AttachFilter, Datagram, JoinGroup, LeaveGroup, Se
 
 #: the most datagrams one `receive` hands out, as one recvmmsg(2) of the real kernel's transport
 _AT_ONCE = 64
+#: into as much room as there, for each
+_ROOM = 260 * 1024
 _KERNEL = (0, 0)
 
 
@@ -73,7 +75,7 @@ class FakeTransport:
                 raise OverrunError("the receive buffer was full, and the kernel threw datagrams away")
             return [
                 Datagram.make(data, sender=port, groups=1 << group - 1 if group else 0) if port or group else data
-                for data, _, port, group, _ in sock.receive_many(_AT_ONCE)
+                for data, _, port, group, _ in sock.receive_many(_ROOM, _AT_ONCE)
             ]
 
     def wait(self, deadline: float | None) -> Wait:

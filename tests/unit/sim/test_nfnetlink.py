@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from nfnl.sim.af_netlink import Capability, Process
 from nfnl.sim.errnos import Errno
 from nfnl.sim.netlink import Refusal, Request
-from nfnl.sim.nfnetlink import Attributes, Check, Operation, ProcFile, check_of, parse
+from nfnl.sim.nfnetlink import (
+    REJECTED,
+    Attributes,
+    Check,
+    Operation,
+    ProcFile,
+    at_most,
+    bits,
+    check_of,
+    nul_string,
+    parse,
+)
 from nfnl.sim.profile import PROFILES, Profile
 from nfnl.subsys.queue import Config, VerdictBatch, VerdictMessage
 from nfnl.wire.constants import SubsystemId
@@ -222,3 +233,45 @@ def test_a_batch_without_room_is_ignored_and_a_bad_attribute_refused(client: Cli
     [answer] = client.ask(message(16, b"\0\0\0\x0a" + attribute(1, b"abc")))
     assert int.from_bytes(answer[16:20], NATIVE.name, signed=True) == -Errno.ERANGE
     assert NATIVE.header.unpack_from(answer)[2] & 0x200 == 0, "nothing is said besides"
+
+
+@pytest.mark.parametrize(
+    ("check", "payload", "errno"),
+    [
+        (at_most(16), bytes(16), None),
+        (at_most(16), b"", None),
+        (at_most(16), bytes(17), Errno.ERANGE),
+        (nul_string(3), b"abc\0", None),
+        (nul_string(3), b"a\0bc\0", Errno.ERANGE),
+        (nul_string(3), b"abcd\0", Errno.EINVAL),
+        (nul_string(3), b"abc", Errno.EINVAL),
+        (nul_string(3), b"", Errno.EINVAL),
+        (nul_string(), b"as long as you like\0", None),
+        (nul_string(), b"no end", Errno.EINVAL),
+        (bits(7), b"\0\0\0\7and more", None),
+        (bits(7), b"\0\0\0\x08", Errno.EINVAL),
+        (bits(7), b"\0\0", Errno.ERANGE),
+        (REJECTED, b"", Errno.EINVAL),
+    ],
+)
+def test_policies_that_are_more_than_a_size(check: Check, payload: bytes, errno: Errno | None) -> None:
+    assert check.verdict(payload) is errno
+
+
+@pytest.mark.parametrize(
+    ("check", "payload", "said"),
+    [
+        (at_most(16), bytes(17), ("Attribute failed policy validation", Policy(max_length=16, type=10))),
+        (nul_string(15), b"x" * 16, ("Attribute failed policy validation", Policy(max_length=15, type=12))),
+        (nul_string(), b"x", ("Attribute failed policy validation", Policy(type=12))),
+        (bits(7), b"\0\0\0\x08", ("reserved bit set", None)),
+        (bits(7), b"\0", ("Attribute failed policy validation", None)),
+        (REJECTED, b"", ("Attribute failed policy validation", None)),
+    ],
+)
+def test_what_is_said_of_a_refused_attribute(check: Check, payload: bytes, said: tuple[str, Policy | None]) -> None:
+    request = Request(Rig().client().socket.sock, message(0x0100, bytes(4) + attribute(3, payload)), 0)
+    with pytest.raises(Refusal):
+        parse(request, {3: check})
+    assert (request.message, request.policy) == said
+    assert request.bad_attribute == 20
