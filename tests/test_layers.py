@@ -30,10 +30,23 @@ DATA_PLANE = [
     "queueing",
     "routing",
     "responder",
+    "reject",
     "protocols",
     "stack",
+    "lots",
+    "tuples",
+    "protoinfo",
+    "ct_sysctls",
+    "ct_expiry",
+    "helpers",
+    "ct_entry",
+    "ct_events",
+    "ct_limits",
+    "conntrack",
+    "expectations",
+    "nat",
 ]
-CONTROL_PLANE = ["errnos", "profile", "bpf", "gate", "af_netlink", "socket", "netlink", "nfnetlink", "queue", "transport"]
+CONTROL_PLANE = ["errnos", "profile", "bpf", "gate", "af_netlink", "socket", "netlink", "dump", "nfnetlink", "queue", "transport"]
 COMPOSITION = ["xtables", "xshared", "iptables", "kernel", "__init__"]
 
 #: module, or package with a dot at its end -> what it may import of nfnl. The most specific row counts.
