@@ -254,9 +254,9 @@ _DEFAULT = "port-unreach"
 _UNREACHABLE, _UNREACHABLE_IPV6 = 3, 1
 #: an error is never longer than that; it quotes as much as fits
 _MAX_ERROR, _MAX_ERROR_IPV6 = 576, 1280
-#: ICMP types that are errors: unreachable, source quench, redirect, time exceeded, parameter problem. What comes behind the last
-#: that Linux knows is taken for one, too (`__icmp_send`)
-_ICMP_ERRORS, _LAST_ICMP = frozenset((3, 4, 5, 11, 12)), 18
+#: ICMP types that are errors (unreachable, source quench, redirect, time exceeded, parameter problem) or that Linux takes for one:
+#: those nobody uses, router advertisements and solicitations (`icmp_pointers`), what comes behind the last (`__icmp_send`)
+_ICMP_ERRORS, _LAST_ICMP = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12)), 18
 _FIRST_ICMPV6_QUERY = 128  #: what comes before is an error
 #: protocols whose checksum, if any, is not the Internet checksum of everything
 _NOT_VERIFIED = frozenset((_GRE, _ESP, _AH, _SCTP, _UDPLITE))

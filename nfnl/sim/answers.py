@@ -26,8 +26,8 @@ NET_UNREACH, HOST_UNREACH, PROT_UNREACH, PORT_UNREACH, FRAG_NEEDED = range(5)
 REDIRECT_HOST = 1
 #: TIME_EXCEEDED, both families: fragments did not all come
 REASSEMBLY = 1
-#: ICMP types that are errors, of those that exist (`icmp_pointers`), and the last that exists
-_ERRORS = frozenset((3, 4, 5, 11, 12))
+#: ICMP types that are errors or taken for one (`icmp_pointers`), and the last that exists
+_ERRORS = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12))
 LAST_ICMP_TYPE = 18
 
 # ICMPv6
@@ -87,8 +87,11 @@ def _with_checksum(message: bytes, initial: int) -> bytes:
     return message[:2] + sum_.to_bytes(2, "big") + message[4:]
 
 
-def reset(family: int, data: bytes, at: int, *, ttl: int) -> bytes | None:
-    """The RST for a TCP segment nobody waits for; none for a RST. No id, and DF set, as the kernel's are."""
+def reset(family: int, data: bytes, at: int, *, ttl: int, tos: int | None = None) -> bytes | None:
+    """The RST for a TCP segment nobody waits for; none for a RST. No id, and DF set, as the kernel's are.
+
+    Its TOS or traffic class is that of the segment, but for the ECN bits, unless another is given.
+    """
     sport, dport, seq, ack, offset, flags, *_ = _TCP.unpack_from(data, at)
     if flags & 0x04:
         return None
@@ -102,9 +105,11 @@ def reset(family: int, data: bytes, at: int, *, ttl: int) -> bytes | None:
     src, dst = (data[16:20], data[12:16]) if v4 else (data[24:40], data[8:24])
     sum_ = checksum(segment, pseudo(src, dst, TCP, 20))
     segment = segment[:16] + sum_.to_bytes(2, "big") + segment[18:]
+    if tos is None:
+        tos = (data[1] if v4 else traffic_class(data)) & 0xFC
     if v4:
-        return ipv4(src, dst, TCP, segment, ttl=ttl, tos=data[1] & 0xFC, df=True)
-    return ipv6(src, dst, TCP, segment, ttl=ttl, tos=traffic_class(data) & 0xFC)
+        return ipv4(src, dst, TCP, segment, ttl=ttl, tos=tos, df=True)
+    return ipv6(src, dst, TCP, segment, ttl=ttl, tos=tos)
 
 
 def deserves_error(family: int, data: bytes) -> bool:

@@ -57,11 +57,11 @@ _NOTHING_HOOKED = tuple(Step(name, "", "", "nothing is hooked here", "ACCEPT") f
 class HookTable:
     """The hooks of one network namespace, IPv4 and IPv6.
 
-    The layers above and below plug in by setting three attributes: `Stack` sets ``okfn`` and ``reroute``, `QueueTable` sets
-    ``enqueue`` and ``removed``. ``cpu`` and ``hash_seed`` may be set at any time.
+    The layers above and below plug in by setting three attributes: `Stack` sets ``okfn``, ``reroute`` and ``reject``, `QueueTable`
+    sets ``enqueue`` and ``removed``. ``cpu`` and ``hash_seed`` may be set at any time.
     """
 
-    __slots__ = ("_entries", "cpu", "enqueue", "hash_seed", "okfn", "removed", "reroute")
+    __slots__ = ("_entries", "cpu", "enqueue", "hash_seed", "okfn", "reject", "removed", "reroute")
 
     def __init__(self, *, hash_seed: int = HASH_SEED) -> None:
         #: number of the processor that runs the functions (`smp_processor_id`)
@@ -75,6 +75,8 @@ class HookTable:
         self.enqueue: Callable[[Skb, int, int, int], bool] = _no_queues
         #: find a new route for a packet whose mark or addresses changed in OUTPUT; 0 or an errno
         self.reroute: Callable[[Skb], int] = _no_routes
+        #: answer the sender of a packet that a rule rejects: an ICMP code, or None for a TCP reset
+        self.reject: Callable[[Skb, int | None], None] = _no_answers
         #: told after a function was taken away
         self.removed: Callable[[], None] = _nothing
 
@@ -129,6 +131,10 @@ def _no_queues(skb: Skb, hook: int, index: int, verdict: int) -> bool:
 
 
 def _no_routes(skb: Skb) -> int:
+    raise RuntimeError("no Stack was put on these hooks")
+
+
+def _no_answers(skb: Skb, code: int | None) -> None:
     raise RuntimeError("no Stack was put on these hooks")
 
 

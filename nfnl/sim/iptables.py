@@ -26,7 +26,7 @@ _VERSION = "v1.8.9 (legacy)"
 NOT_MODELLED = {
     "tables raw, nat and security": "refused",
     "matches but tcp, udp, icmp, icmp6 and mark": "refused",
-    "targets but ACCEPT, DROP, RETURN, QUEUE, MARK, NFQUEUE and chains": "refused",
+    "targets but ACCEPT, DROP, RETURN, QUEUE, MARK, NFQUEUE, REJECT and chains": "refused",
     "--tcp-option, ranges of ICMP codes": "refused",
     "-L, -h, -V, and -v with anything but -S": "refused; -S lists",
     "names of hosts": "refused; names of services are those of a short list, others are unknown to it",

@@ -12,7 +12,7 @@ from nfnl.sim import answers
 from nfnl.sim.clock import Clock
 from nfnl.sim.journey import Journey
 from nfnl.sim.routing import ANY4, ANY6, LOOPBACK6, Routing, is_link_local, leaks
-from nfnl.sim.skb import IPV4, IPV6, KERNEL, TCP, Device, Link, Route, RouteType, Skb, family_of
+from nfnl.sim.skb import ICMP, ICMPV6, IPV4, IPV6, KERNEL, TCP, Device, Link, Owner, Route, RouteType, Skb, family_of
 
 _HOP_LIMIT = 64
 
@@ -58,7 +58,7 @@ class Peer:
 class Responder:
     """Sends the kernel's own packets of one network namespace through ``send``, which takes them from OUTPUT on."""
 
-    __slots__ = ("_clock", "_ip_id", "_peers", "_routing", "_send", "_sysctls")
+    __slots__ = ("_clock", "_ip_id", "_peers", "_routing", "_send", "_speaking", "_sysctls")
 
     def __init__(self, clock: Clock, routing: Routing, sysctls: dict[str, int], send: Callable[[Skb], int]) -> None:
         self._clock = clock
@@ -67,6 +67,8 @@ class Responder:
         self._send = send
         self._ip_id = 0
         self._peers: dict[bytes, Peer] = {}
+        #: the ICMP socket is sending, and can send nothing else meanwhile (`icmp_xmit_lock`)
+        self._speaking = False
 
     def way_back(
         self, cause: Skb, src: bytes | None, dev: Device | None = None, source_of: Device | None = None
@@ -94,19 +96,25 @@ class Responder:
         """The input device; for what came over the loopback, the one that owns the destination (`icmp6_dev`, `tcp_v6_iif`)."""
         return self._routing.owner(skb.parse()[1]) if skb.indev is self._routing.lo else skb.indev
 
-    def answer(self, cause: Skb, route: Route, data: bytes, *, pseudo: int | None = None) -> None:
+    def answer(self, cause: Skb, route: Route, data: bytes, *, pseudo: int | None = None, sk: Owner | None = KERNEL) -> None:
         """Send a packet of the kernel's own because of ``cause``.
 
-        ``pseudo``: the device is to complete its TCP checksum, from this sum of the pseudo header on.
+        ``pseudo``: the device is to complete its TCP checksum, from this sum of the pseudo header on. ``sk`` is None where no
+        socket sends it.
         """
-        skb = Skb(data, family_of(data), Journey(data, data), sk=KERNEL)
+        skb = Skb(data, family_of(data), Journey(data, data), sk=sk)
+        by_icmp = data[9] == ICMP if skb.family == IPV4 else data[6] == ICMPV6
         cause.journey.answers.append(skb.journey)
         skb.dst = route
         skb.ignore_df = True
         skb.transport = 20 if skb.family == IPV4 else 40
         if pseudo is not None:
-            skb.set_partial(40, 16, pseudo)
-        self._send(skb)
+            skb.set_partial(skb.transport, 16, pseudo)
+        before, self._speaking = self._speaking, self._speaking or by_icmp
+        try:
+            self._send(skb)
+        finally:
+            self._speaking = before
 
     def reset(self, cause: Skb, at: int) -> None:
         """`tcp_v4_send_reset`, `tcp_v6_send_reset`."""
@@ -121,8 +129,13 @@ class Responder:
             data = answers.with_source(data, source)
         self.answer(cause, route, data, pseudo=answers.pseudo(dst, src, TCP, 20) if cause.family == IPV6 else None)
 
-    def icmp_error(self, cause: Skb, kind: int, code: int, info: int = 0) -> None:
-        """`icmp_send`, `icmp6_send`: if this packet is one to complain about, and not too often."""
+    def icmp_error(self, cause: Skb, kind: int, code: int, info: int = 0, *, dev: Device | None = None) -> None:
+        """`icmp_send`, `icmp6_send`: if this packet is one to complain about, and not too often.
+
+        ``dev``: where link-local addresses are looked for, if not behind its input device.
+        """
+        if self._speaking:
+            return
         v6 = cause.family == IPV6
         src = cause.parse()[0]
         to_many = cause.dst is not None and cause.dst.type in (RouteType.BROADCAST, RouteType.MULTICAST)
@@ -135,7 +148,7 @@ class Responder:
         own = self.asked(cause)
         if v6 and own and not self._routing.is_local(own):
             own = None
-        back = self.way_back(cause, own, cause.indev if v6 and is_link_local(src) else None, cause.indev if v6 else None)
+        back = self.way_back(cause, own, (dev or cause.indev) if v6 and is_link_local(src) else None, cause.indev if v6 else None)
         if back is None or not self._rate_allows(cause.family, back[0], src, kind, code):
             return
         route, source = back

@@ -134,6 +134,11 @@ class Routing:
         """One that was given to a device (`inet_lookup_ifaddr_rcu`)."""
         return address in self._local or address == LOOPBACK4
 
+    @property
+    def by_mark(self) -> bool:
+        """There are rules for IPv4 beside those that always are (`fib4_has_custom_rules`)."""
+        return any(entry.family == IPV4 and entry.mark is not None for entry in self._entries)
+
     def broadcast_device(self, address: bytes) -> Device | None:
         """The device behind which all hosts are meant by this IPv4 address."""
         dev = self._broadcasts.get(address)

@@ -24,7 +24,7 @@ from nfnl.sim.hooks import (
     QUEUE_BYPASS,
 )
 from nfnl.sim.journey import Step
-from nfnl.sim.skb import ICMP, IPV4, TCP, Parsed, Skb
+from nfnl.sim.skb import ICMP, IPV4, IPV6, TCP, Parsed, Skb
 
 Predicate = Callable[[Skb, Parsed], bool]
 
@@ -332,6 +332,35 @@ class NfQueue:
         return f"-j NFQUEUE {queues}{bypass}{fanout}"
 
 
+#: ``--reject-with``: its names, in the order iptables looks them up, and the ICMP code they stand for; None: a TCP reset.
+REJECT_WITH: dict[int, dict[str, int | None]] = {
+    IPV4: {
+        "icmp-net-unreachable": 0, "icmp-host-unreachable": 1, "icmp-proto-unreachable": 2, "icmp-port-unreachable": 3,
+        "icmp-net-prohibited": 9, "icmp-host-prohibited": 10, "tcp-reset": None, "icmp-admin-prohibited": 13,
+    },
+    IPV6: {
+        "icmp6-no-route": 0, "icmp6-adm-prohibited": 1, "icmp6-addr-unreachable": 3, "icmp6-port-unreachable": 4,
+        "tcp-reset": None, "icmp6-policy-fail": 5, "icmp6-reject-route": 6,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """``-j REJECT``: drop it and tell its sender, with "destination unreachable" and this code, or None for a TCP reset."""
+
+    name: str
+    code: int | None
+
+    def check(self, table: str, protocol: Protocol) -> None:
+        """`reject_tg_check`. Raises `TableError` (EINVAL)."""
+        if table != "filter" or (self.code is None and protocol != Protocol(TCP)):
+            raise TableError(EINVAL)
+
+    def text(self) -> str:
+        return f"-j REJECT --reject-with {self.name}"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Jump:
     """``-j chain``, and ``-g chain``, which does not come back."""
@@ -349,10 +378,10 @@ class Jump:
         return f"-{'g' if self.goto else 'j'} {self.chain.name}"
 
 
-Target = Standard | SetMark | NfQueue | Jump
+Target = Standard | SetMark | NfQueue | Reject | Jump
 
 #: What `Table` does behind a rule that matched, where it is not a verdict word.
-CONTINUE, RETURN, JUMP, GOTO, SET_MARK, BALANCE = -1, -2, -3, -4, -5, -6
+CONTINUE, RETURN, JUMP, GOTO, SET_MARK, BALANCE, REJECT = -1, -2, -3, -4, -5, -6, -7
 
 
 class Rule:
@@ -422,13 +451,15 @@ class Rule:
         for match in self.matches:
             yield match.predicate()
 
-    def check(self) -> None:
-        """What the kernel checks of a new rule. Raises `TableError` (EINVAL)."""
+    def check(self, table: str) -> None:
+        """What the kernel checks of a new rule in a table. Raises `TableError` (EINVAL)."""
         for match in self.matches:
             if match.protocol and (match.protocol != self.protocol.number or self.protocol.inverted):
                 raise TableError(EINVAL)
         if isinstance(self.target, NfQueue):
             self.target.check()
+        elif isinstance(self.target, Reject):
+            self.target.check(table, self.protocol)
 
     @property
     def unconditional(self) -> bool:
@@ -470,6 +501,8 @@ def _action(target: Target | None) -> int:
             return target.verdict(target.number) if target.total == 1 else BALANCE
         case SetMark():
             return SET_MARK
+        case Reject():
+            return REJECT
         case Jump():
             return GOTO if target.goto else JUMP
 

@@ -18,6 +18,7 @@ from nfnl.sim.hooks import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING
 from nfnl.sim.journey import Fate, Journey
 from nfnl.sim.protocols import Protocols
 from nfnl.sim.queueing import QueueTable
+from nfnl.sim.reject import Rejecter
 from nfnl.sim.responder import Responder
 from nfnl.sim.routing import ALL_ONES, ANY4, ANY6, LOOPBACK6, Routing, is_link_local, leaks
 from nfnl.sim.skb import (
@@ -117,6 +118,7 @@ class Stack:
         self.protocols = Protocols(clock, self.responder, self._defrag, self.sysctls)
         self.hooks.okfn = [self._routed_in, self.protocols.deliver, self._output, self._output, self._transmit]
         self.hooks.reroute = self._reroute
+        self.hooks.reject = Rejecter(self.responder, self.routing)
         queues.run_to_rest = self.run
 
     # ------------------------------------------------------------------ the machine's configuration
@@ -409,6 +411,8 @@ class Stack:
         assert dev is not None
         routing = self.routing
         own_source = routing.is_configured(src)
+        if routing.by_mark:  # then sources are looked at more closely (`__fib_validate_source`)
+            own_source = own_source or src[0] == 127 or routing.broadcast_device(src) is not None
         if src[0] >> 4 == 0xE or src == ALL_ONES:
             return "martian source"
         if dst[0] >> 4 == 0xE:

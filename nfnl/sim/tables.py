@@ -28,6 +28,7 @@ from nfnl.sim.rules import (
     Hotdrop,
     Jump,
     NfQueue,
+    Reject,
     Rule,
     SetMark,
     Standard,
@@ -89,6 +90,9 @@ class Table:
                                 here = target.chain
                                 rules = iter(here.rules)
                                 break
+                            if isinstance(target, Reject):
+                                self.hooks.reject(skb, target.code)
+                                return DROP
                             if isinstance(target, NfQueue):  # one of several queues
                                 number = target.choose(ip, self.hooks.cpu, self.hooks.hash_seed)
                                 steps[-1] = replace(steps[-1], result=f"QUEUE {number}")
@@ -144,7 +148,7 @@ class Table:
             yield
             for chain in self.chains:
                 for rule in chain.rules:
-                    rule.check()
+                    rule.check(self.name)
             if self._loops():
                 raise TableError(ELOOP)
         except BaseException:
@@ -227,6 +231,8 @@ def _step(chain: Chain, rule: Rule, hook: int) -> Step:
             result = f"QUEUE {number}"
         case SetMark(value, mask):
             result = f"MARK {value:#x}" if mask == 0xFFFFFFFF else f"MARK {value:#x}/{mask:#x}"
+        case Reject():
+            result = "REJECT"
         case Jump(target):
             result = target.name
         case Standard(name):

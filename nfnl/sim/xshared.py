@@ -330,7 +330,7 @@ class _Parser:
             raise Problem(f"Invalid target name `{name}'")
         command.jump, command.goto = name, letter == "g"
         if letter == "j":
-            command.target = xtables.find_target(name)
+            command.target = xtables.find_target(name, command.family)
 
     def _other(self, letter: str, value: str | None, inverted: bool, word: str) -> None:
         command = self.command

@@ -13,6 +13,7 @@ from typing import ClassVar
 from nfnl.errors import NotModelled
 from nfnl.sim.rules import (
     PROTOCOLS,
+    REJECT_WITH,
     STANDARD,
     TCP_FLAGS,
     Address,
@@ -23,10 +24,11 @@ from nfnl.sim.rules import (
     NfQueue,
     Ports,
     Range,
+    Reject,
     SetMark,
     Target,
 )
-from nfnl.sim.skb import ICMP, ICMPV6, IPV4, TCP, UDP
+from nfnl.sim.skb import ICMP, ICMPV6, IPV4, IPV6, TCP, UDP
 
 #: Extensions that iptables 1.8.9 has and the fake kernel has not: naming one is no mistake, but cannot be obeyed.
 MATCHES = frozenset((
@@ -38,7 +40,7 @@ MATCHES = frozenset((
 ))  # fmt: skip
 TARGETS = frozenset((
     "AUDIT", "CHECKSUM", "CLASSIFY", "CLUSTERIP", "CONNMARK", "CONNSECMARK", "CT", "DNAT", "DNPT", "DSCP", "ECN", "HL",
-    "HMARK", "IDLETIMER", "LED", "LOG", "MASQUERADE", "NAT", "NETMAP", "NFLOG", "NOTRACK", "RATEEST", "REDIRECT", "REJECT",
+    "HMARK", "IDLETIMER", "LED", "LOG", "MASQUERADE", "NAT", "NETMAP", "NFLOG", "NOTRACK", "RATEEST", "REDIRECT",
     "SECMARK", "SET", "SNAT", "SNPT", "SYNPROXY", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TPROXY", "TRACE", "TTL", "ULOG",
 ))  # fmt: skip
 #: ... and the protocols whose options come with such an extension.
@@ -479,6 +481,34 @@ class _NfQueue(_Guided, TargetExtension):
         return NfQueue(self.number, "queue-bypass" in self.given, self.total, "queue-cpu-fanout" in self.given)
 
 
+class _Reject(_Guided, TargetExtension):
+    name = "REJECT"
+    family: ClassVar[int] = IPV4
+    shortened: ClassVar[dict[str, str]] = {"icmp-": "", "unreachable": "unreach", "prohibited": "prohib", "reset": "rst"}
+    options: ClassVar[dict[str, int]] = {"reject-with": 1}
+    answer = "icmp-port-unreachable"
+
+    def read(self, option: str, value: str) -> None:
+        for name in REJECT_WITH[self.family]:
+            short = name
+            for part, instead in self.shortened.items():
+                short = short.replace(part, instead)
+            if name.startswith(value.lower()) or short.startswith(value.lower()):
+                self.answer = name
+                return
+        raise Problem(f'unknown reject type "{value}"')
+
+    def finish(self) -> Target:
+        self.check()
+        return Reject(self.answer, REJECT_WITH[self.family][self.answer])
+
+
+class _Reject6(_Reject):
+    family = IPV6
+    shortened: ClassVar[dict[str, str]] = {"icmp6-": "", "unreachable": "unreach"}
+    answer = "icmp6-port-unreachable"
+
+
 _MATCHES: dict[str, tuple[int | None, type[MatchExtension]]] = {
     "tcp": (None, _Tcp),
     "udp": (None, _Udp),
@@ -488,7 +518,10 @@ _MATCHES: dict[str, tuple[int | None, type[MatchExtension]]] = {
     "icmpv6": (6, _Icmp6),
     "ipv6-icmp": (6, _Icmp6),
 }
-_TARGETS: dict[str, type[TargetExtension]] = {"MARK": _MarkTarget, "NFQUEUE": _NfQueue}
+_TARGETS: dict[int, dict[str, type[TargetExtension]]] = {
+    IPV4: {"MARK": _MarkTarget, "NFQUEUE": _NfQueue, "REJECT": _Reject},
+    IPV6: {"MARK": _MarkTarget, "NFQUEUE": _NfQueue, "REJECT": _Reject6},
+}
 
 
 def find_match(name: str, family: int) -> MatchExtension | None:
@@ -509,14 +542,14 @@ def find_protocol_match(number: int, family: int) -> MatchExtension | None:
     return find_match(name, family)
 
 
-def find_target(name: str) -> TargetExtension | None:
+def find_target(name: str, family: int) -> TargetExtension | None:
     """The extension behind ``-j name``; None if iptables has none. Raises `NotModelled` for one it has."""
     if name in TARGETS:
         raise NotModelled(f"target {name}")
-    kind = _TARGETS.get(name)
+    kind = _TARGETS[family].get(name)
     return kind() if kind else None
 
 
 def is_target(name: str) -> bool:
     """The name of a target, which no chain may have."""
-    return not name or name in STANDARD or name in TARGETS or name in _TARGETS
+    return not name or name in STANDARD or name in TARGETS or name in _TARGETS[IPV4]

@@ -587,7 +587,7 @@ ODD_V4 = {
     "no TCP header": IP(**V4, proto=6),
     "nothing": IP(**V4, proto=253),
     "ICMP error": IP(**V4) / ERROR_V4,
-    **{f"ICMP type {kind}": IP(**V4) / ICMP(type=kind) for kind in (0, 4, 5, 8, 11, 12, 13, 18, 19, 42)},
+    **{f"ICMP type {kind}": IP(**V4) / ICMP(type=kind) for kind in (*range(20), 42)},
     **{f"protocol {number}": IP(**V4, proto=number) / Raw(b"hello world!") for number in (2, 4, 33, 47, 50, 51, 132, 136, 253)},
     "unknown, sum right by chance": IP(**V4, proto=253) / Raw(bytes(8)),
     "long": IP(**V4) / UDP() / bytes(1000),

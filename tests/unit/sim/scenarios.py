@@ -258,9 +258,10 @@ _ICMP = {
     4: ("-p icmp", "--icmp-type", ("8", "0", "3", "3/3", "echo-request", "any")),
     6: ("-p icmpv6", "--icmpv6-type", ("128", "129", "1", "1/4", "echo-request")),
 }
+_REJECT_WITH = {4: ("net-unreach", "port-unreach", "admin-prohib"), 6: ("no-route", "port-unreach", "policy-fail")}
 
 
-def rule(choose: random.Random, version: int, chain: str, user: list[str], queues: bool) -> str:
+def rule(choose: random.Random, version: int, table: str, chain: str, user: list[str], queues: bool) -> str:
     """A rule for this chain, in the order iptables-save knows."""
 
     def maybe(chance: float, text: str) -> str:
@@ -299,6 +300,10 @@ def rule(choose: random.Random, version: int, chain: str, user: list[str], queue
     targets = ["", "", "-j RETURN", "-j ACCEPT", "-j DROP"]
     targets += [f"-j MARK {mark}" for mark in ("--set-mark 1", "--or-mark 2", "--xor-mark 3", "--set-mark 7")]
     targets += [f"{way} {name}" for name in later for way in ("-j", "-j", "-g")]
+    if table == "filter":
+        targets.append(f"-j REJECT --reject-with {choose.choice(_REJECT_WITH[version])}")
+        if "-p tcp" in parts:
+            targets.append("-j REJECT --reject-with tcp-reset")
     if queues:
         targets += [f"-j NFQUEUE --queue-num {choose.randrange(4)}{maybe(0.4, ' --queue-bypass')}" for _ in range(8)]
     parts.append(choose.choice(targets))
@@ -316,6 +321,6 @@ def ruleset(choose: random.Random, version: int, *, queues: bool) -> str:
         lines.append(f"*{table}")
         lines += [f":{chain} {choose.choice(['ACCEPT'] * 9 + ['DROP'])} [0:0]" for chain in chains]
         lines += [f":{chain} - [0:0]" for chain in user]
-        lines += [rule(choose, version, choose.choice(chains + user), user, queues) for _ in range(choose.randrange(3, 20))]
+        lines += [rule(choose, version, table, choose.choice(chains + user), user, queues) for _ in range(choose.randrange(3, 20))]
         lines.append("COMMIT")
     return "\n".join([*lines, ""])

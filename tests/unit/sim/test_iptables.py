@@ -64,6 +64,8 @@ def rules(world: World, *, v6: bool = False) -> list[str]:
             "-j NFQUEUE --queue-cpu-fanout --queue-bypass --queue-balance 1:4",
             "-j NFQUEUE --queue-balance 1:4 --queue-bypass --queue-cpu-fanout",
         ),
+        ("-j REJECT", "-j REJECT --reject-with icmp-port-unreachable"),
+        ("-p tcp -j REJECT --reject-with tcp-rst", "-p tcp -j REJECT --reject-with tcp-reset"),
         ("-j RETURN", "-j RETURN"),
         ("-j QUEUE", "-j QUEUE"),
         ("-w 3 -j DROP", "-j DROP"),
@@ -179,7 +181,7 @@ def test_the_error_shows_its_first_sentence() -> None:
     [
         ("-A INPUT -m conntrack --ctstate NEW", "match conntrack"),
         ("-A INPUT -p sctp --dport 1", "match sctp"),
-        ("-A INPUT -j REJECT", "target REJECT"),
+        ("-A INPUT -j LOG", "target LOG"),
         ("-t nat -S", "table nat"),
         ("-A INPUT -p tcp --tcp-option 2", "--tcp-option"),
         ("-A INPUT -s www.example.org", "www.example.org"),
