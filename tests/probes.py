@@ -92,6 +92,25 @@ def nft_queue() -> str | None:
 
 
 @probe
+def iptables_legacy() -> str | None:
+    """iptables-legacy is installed, and this kernel and this user can have its tables."""
+    return _tried(lambda lab: _runs(lab, "iptables-legacy -S"))
+
+
+@probe
+def iptables_nft() -> str | None:
+    """iptables-nft is installed, and nftables takes extensions of iptables: CONFIG_NFT_COMPAT."""
+    return _tried(lambda lab: _runs(lab, "iptables-nft -A OUTPUT -m mark --mark 1 -j NFQUEUE"))
+
+
+def _runs(lab: LinuxLab, command: str) -> None:
+    """Raises OSError unless it does."""
+    done = lab.run(command)
+    if done.returncode:
+        raise OSError(f"{command}: {done.stderr.splitlines()[0]}")
+
+
+@probe
 def bridge_queue() -> str | None:
     """A bridge can hand packets to a queue: CONFIG_BRIDGE, CONFIG_NF_TABLES_BRIDGE, CONFIG_NFT_QUEUE, and veth."""
 
@@ -196,3 +215,15 @@ def git() -> str | None:
 def tshark() -> str | None:
     """There is Wireshark's ``tshark``, whose dissectors ours are compared with."""
     return None if shutil.which("tshark") else "no tshark"
+
+
+@probe
+def ruby() -> str | None:
+    """There is a ``ruby``, the language of Vagrantfiles."""
+    return None if shutil.which("ruby") else "no ruby"
+
+
+@probe
+def shellcheck() -> str | None:
+    """There is a ``shellcheck``, which finds mistakes in shell scripts."""
+    return None if shutil.which("shellcheck") else "no shellcheck"

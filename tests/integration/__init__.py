@@ -1,0 +1,1 @@
+"""Whole programs together: what people have installed, the kernel, and nfnl."""
