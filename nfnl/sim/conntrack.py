@@ -7,10 +7,10 @@ It knows neither packets nor netlink. Trackers and requests make, find, change a
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import ENOMEM, EPERM, ETIME
+from errno import EEXIST, ENOMEM, EPERM, ETIME
 
 from nfnl.sim import protoinfo
-from nfnl.sim.clock import Clock
+from nfnl.sim.clock import EPOCH, Clock
 from nfnl.sim.ct_entry import NO_ADJUSTMENT, REPLY, Entry, Event, Status
 from nfnl.sim.ct_events import Events
 from nfnl.sim.ct_expiry import ExpiryQueue, ticks
@@ -190,8 +190,23 @@ class ConntrackTable:
         return entry, direction
 
     def taken(self, zone: Zone, t: Tuple, ignored: Entry | None = None) -> bool:
-        """Whether another flow uses the tuple as one of its directions; moves FOUND (`nf_conntrack_tuple_taken`)."""
-        raise NotImplementedError
+        """Whether another flow of the zone has the tuple; moves FOUND if so (`nf_conntrack_tuple_taken`).
+
+        The zone's id for the reply direction is what the tuple is searched with. A flow whose time is over stands in nobody's way.
+        """
+        number = zone.reply_id
+        key = _key(number, t)
+        candidates = [self._reply.get(key)]
+        if zone.original_id == number:
+            candidates.append(self._original.get(key))
+        for entry in candidates:
+            if entry is not None and entry is not ignored:
+                if entry.expires <= self.now:
+                    self.kill_expired(entry)
+                    continue
+                self.statistics.found += 1
+                return True
+        return False
 
     def walk(self) -> Walk:
         """All flows of the table, one after the other, whatever comes and goes meanwhile."""
@@ -251,7 +266,8 @@ class ConntrackTable:
     def confirm(self, entry: Entry) -> None:
         """Put a flow into the table that a packet made (`__nf_conntrack_confirm`).
 
-        Its time starts to run, and NEW or RELATED is noted. The table takes a reference of its own. Raises OSError (EEXIST) if one of its tuples is taken; nothing has changed then.
+        Its time starts to run, and NEW or RELATED is noted. The table takes a reference of its own. Raises OSError (EEXIST)
+        if one of its tuples is taken; nothing has changed then.
         """
         relative = entry.expires
         entry.expires += self.now
@@ -273,29 +289,113 @@ class ConntrackTable:
 
     def wall_ns(self) -> int:
         """Nanoseconds since 1970."""
-        raise NotImplementedError
+        return EPOCH * 10**9 + round(self.clock.now * 10**9)
 
     def _enter(self, entry: Entry) -> None:
-        raise NotImplementedError
+        zone = entry.zone
+        original_id, reply_id = zone.original_id, zone.reply_id
+        original, reply = _key(original_id, entry.original), _key(reply_id, entry.reply)
+        if (
+            original in self._original
+            or reply in self._reply
+            or (original_id == reply_id and (original in self._reply or reply in self._original))
+        ):
+            raise OSError(EEXIST, "File exists")
+        self._original[original] = entry
+        self._reply[reply] = entry
+        slots = self._slots
+        while self._free_slots:
+            slot = self._free_slots.pop()
+            if slot < len(slots):
+                slots[slot] = entry
+                break
+        else:
+            slot = len(slots)
+            slots.append(entry)
+        entry.slot = slot
+        if self._buckets:
+            self._buckets.add(entry)
+        self._expiry.schedule(entry)
 
     # ------------------------------------------------------------------ ending
 
     def delete(self, entry: Entry, portid: int = 0, report: bool = False) -> bool:
-        """Take a flow out of the table and tell so (`nf_ct_delete`). False: it is gone already."""
-        raise NotImplementedError
+        """Take a flow out of the table and tell so (`nf_ct_delete`). False: it is gone already.
+
+        An unconfirmed flow is only marked; it is with whoever holds it.
+        """
+        if entry.status & Status.DYING:
+            return False
+        entry.status |= Status.DYING
+        if entry.start is not None:
+            entry.stop = self.wall_ns() - max(0, self.now - entry.expires) * (10**9 // HZ)
+        if entry.slot < 0:
+            return True
+        heard = self.events.destroy(entry, portid, report)
+        self._leave(entry)
+        if heard:
+            self.put(entry)
+            if self.events.dying:
+                self.events.retry()
+        return True
+
+    def _leave(self, entry: Entry) -> None:
+        del self._original[_key(entry.zone.original_id, entry.original)]
+        del self._reply[_key(entry.zone.reply_id, entry.reply)]
+        slots = self._slots
+        slots[entry.slot] = None
+        self._free_slots.append(entry.slot)
+        entry.slot = -1
+        while slots and slots[-1] is None:
+            slots.pop()
+        if not slots:
+            self._free_slots.clear()
+        if self._buckets:
+            self._buckets.remove(entry)
+        self._expiry.forget(entry)
+        for function in self.leaving:
+            function(entry)
 
     def flush(self, concerned: Callable[[Entry], bool] | None = None, portid: int = 0, report: bool = False) -> int:
         """Delete all flows of the table, or those that ``concerned`` says yes to; how many (`nf_ct_iterate_cleanup`)."""
-        raise NotImplementedError
+        return sum(self.delete(entry, portid, report) for entry in self.walk() if concerned is None or concerned(entry))
 
     def put(self, entry: Entry) -> None:
         """Give up a reference. With the last one the flow is freed and counts no more (`nf_ct_put`)."""
-        raise NotImplementedError
+        entry.use -= 1
+        if entry.use:
+            return
+        self.count -= 1
+        for function in self.freed:
+            function(entry)
+        if entry.master is not None:
+            self.put(entry.master)
 
     # ------------------------------------------------------------------ a full table
 
     def _early_drop(self, original: Tuple) -> bool:
-        raise NotImplementedError
+        """Make room for a flow. False: there is nobody near who may go, and the collector is asked to look further."""
+        size = self.sysctls.current["buckets"]
+        if self._buckets is None or self._buckets.size != size:
+            self._buckets = Buckets(size)
+            for entry in self.walk():
+                self._buckets.add(entry)
+        victims = [entry for entry in self._buckets.near(original) if self.delete(entry)]
+        self.statistics.early_drop += len(victims)
+        if not victims and not self._collecting:
+            self._collecting = True
+            self.clock.call_at(self.clock.now + _COLLECTOR, self._collect)
+        return bool(victims)
+
+    def _collect(self) -> None:
+        """End flows that may give way while the table is more than 95 % full."""
+        self._collecting = False
+        enough = self.sysctls.current["max"] // 100 * 95
+        for entry in self.walk():
+            if not enough or self.count < enough:
+                return
+            if may_give_way(entry):
+                self.delete(entry)
 
 
 def _key(zone: int, t: Tuple) -> _Key:
@@ -316,11 +416,20 @@ class Walk:
 
     def __next__(self) -> Entry:
         """The next flow. Those met whose time is over are ended and left out."""
-        raise NotImplementedError
+        table = self._table
+        now = table.now
+        while self._position < len(table._slots):
+            entry = table._slots[self._position]
+            self._position += 1
+            if entry is not None:
+                if entry.expires > now:
+                    return entry
+                table.kill_expired(entry)
+        raise StopIteration
 
     def back(self) -> None:
-        """Meet the last one again: it did not fit."""
-        raise NotImplementedError
+        """Meet the last one again, or what has come into its place: it did not fit."""
+        self._position -= 1
 
 
 __all__ = ["DEFAULT_ZONE", "SEED", "ConntrackTable", "Entry", "Event", "Statistics", "Status", "Walk", "may_give_way"]

@@ -80,7 +80,7 @@ class Events:
         return False
 
     def retry(self) -> None:
-        """Tell again what is on the dying list, until one is not heard. It happens by itself, and when another DESTROY was heard."""
+        """Tell again what is on the dying list, until one is not heard. Time brings it, and another DESTROY that was heard."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -35,16 +35,17 @@ def ticks(clock: Clock) -> int:
 class ExpiryQueue(Generic[T]):
     """Calls ``expire`` for each thing whose time has come, in the order of their times."""
 
-    __slots__ = ("_armed", "_clock", "_count", "_expire", "_heap", "_stale")
+    __slots__ = ("_armed", "_clock", "_due", "_expire", "_places", "_stale", "_ticks")
 
     def __init__(self, clock: Clock, expire: Callable[[T], None]) -> None:
         self._clock = clock
         self._expire = expire
-        #: (tick, order of arrival, thing); out of date if the thing is scheduled for another tick
-        self._heap: list[tuple[int, int, T]] = []
-        self._count = 0
-        #: how many of those are out of date, about
-        self._stale = 0
+        #: by tick, what may end then; out of date if it is scheduled for another tick. Much is made at the same time and ends at the same
+        self._due: dict[int, list[T]] = {}
+        #: heap of those ticks
+        self._ticks: list[int] = []
+        #: how many places there are, and how many of them are out of date, about
+        self._places = self._stale = 0
         #: ticks at which the clock will call, earliest first
         self._armed: list[int] = []
 
@@ -56,8 +57,13 @@ class ExpiryQueue(Generic[T]):
         if item.scheduled != NEVER:
             self._stale += 1
         item.scheduled = when
-        self._count += 1
-        heapq.heappush(self._heap, (when, self._count, item))
+        self._places += 1
+        line = self._due.get(when)
+        if line is not None:
+            line.append(item)
+            return
+        self._due[when] = [item]
+        heapq.heappush(self._ticks, when)
         self._arm()
 
     def forget(self, item: T) -> None:
@@ -66,28 +72,38 @@ class ExpiryQueue(Generic[T]):
             return
         item.scheduled = NEVER
         self._stale += 1
-        if self._stale > 64 and self._stale * 2 > len(self._heap):
-            self._heap = [place for place in self._heap if place[2].scheduled == place[0]]
-            heapq.heapify(self._heap)
-            self._stale = 0
+        if self._stale > 64 and self._stale * 2 > self._places:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        for when in list(self._due):
+            line = self._due[when] = [item for item in self._due[when] if item.scheduled == when]
+            if not line:
+                del self._due[when]
+        self._ticks = sorted(self._due)
+        self._places = sum(map(len, self._due.values()))
+        self._stale = 0
 
     def _arm(self) -> None:
-        if self._heap and (not self._armed or self._heap[0][0] < self._armed[0]):
-            when = self._heap[0][0]
+        if self._ticks and (not self._armed or self._ticks[0] < self._armed[0]):
+            when = self._ticks[0]
             heapq.heappush(self._armed, when)
             self._clock.call_at(when / HZ, self._run)
 
     def _run(self) -> None:
         heapq.heappop(self._armed)
         now = ticks(self._clock)
-        while self._heap and self._heap[0][0] <= now:
-            when, _, item = heapq.heappop(self._heap)
-            if item.scheduled != when:
-                self._stale = max(0, self._stale - 1)
-                continue
-            item.scheduled = NEVER
-            if item.expires > now:
-                self.schedule(item)
-            else:
-                self._expire(item)
+        while self._ticks and self._ticks[0] <= now:
+            when = heapq.heappop(self._ticks)
+            line = self._due.pop(when)
+            self._places -= len(line)
+            for item in line:
+                if item.scheduled != when:
+                    self._stale = max(0, self._stale - 1)
+                    continue
+                item.scheduled = NEVER
+                if item.expires > now:
+                    self.schedule(item)
+                else:
+                    self._expire(item)
         self._arm()

@@ -30,7 +30,27 @@ class Mask(NamedTuple):
 
     def covers(self, a: Tuple, b: Tuple) -> bool:
         """Whether the two agree in everything that counts (`nf_ct_tuple_mask_cmp`)."""
-        raise NotImplementedError
+        return (
+            a.dst == b.dst
+            and a.dst_part == b.dst_part
+            and a.protocol == b.protocol
+            and a.family == b.family
+            and not (a.src_part ^ b.src_part) & self.src_part
+            and not _number(a.src, b.src) & int.from_bytes(self.src, "big")
+        )
+
+    def __and__(self, other: Mask) -> Mask:
+        """What counts for both."""
+        src = int.from_bytes(self.src, "big") & int.from_bytes(other.src, "big")
+        return Mask(src.to_bytes(len(self.src), "big"), self.src_part & other.src_part)
+
+    def __deepcopy__(self, memo: Any) -> Mask:
+        return self
+
+
+def _number(a: bytes, b: bytes) -> int:
+    """The bits in which two addresses differ."""
+    return int.from_bytes(a, "big") ^ int.from_bytes(b, "big")
 
 
 class Expectation:
