@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,8 +23,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mutations", type=int, default=20_000, help="how many mutated messages tests/properties/test_mutations.py tries"
     )
+    parser.addoption("--quick", action="store_true", help="of the contract a few tests that are about every rule, and nothing else")
+    parser.addoption("--tell-probes", metavar="FILE", type=Path, help="write what all probes of tests/probes.py say, as JSON")
     parser.addoption("--boot", default="", metavar="KERNEL", help="boot this kernel (as in: nfnl lab run --kernel) in a guest")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     probes.BOOT = config.getoption("--boot")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    told: Path | None = session.config.getoption("--tell-probes")
+    if told:
+        answers = {name: ask() for name, ask in probes.PROBES.items()}
+        told.write_text(json.dumps({"release": os.uname().release, "probes": answers}, indent=1), encoding="utf-8")

@@ -172,28 +172,6 @@ def user_namespaces_for_nobody() -> str | None:
 
 
 @probe
-def payloads_unexamined() -> str | None:
-    """A verdict may replace a packet by any bytes whatever. Since 7.x Linux drops what is no proper packet."""
-    with LinuxLab() as lab:
-        lab.iptables("-t mangle -A OUTPUT -p udp -j NFQUEUE --queue-num 1")
-        lab.iptables("-A OUTPUT -j NFQUEUE --queue-num 2")
-        with open_queue(1, kernel=lab) as one, open_queue(2, kernel=lab) as two, lab.until_idle():
-            lab.send(bytes.fromhex("4500001c00010000401100007f0000017f000001") + bytes.fromhex("1388232800080000"))
-            for packet in one:
-                packet.accept(payload=bytes(28))
-            for packet in two:
-                packet.drop()
-                return None
-    return "this kernel examines them"
-
-
-@probe
-def payloads_examined() -> str | None:
-    """A verdict may replace a packet by a proper packet only."""
-    return None if payloads_unexamined() else "this kernel takes any bytes"
-
-
-@probe
 def ping_installed() -> str | None:
     """There is a ``ping``, for what the documents show."""
     return None if shutil.which("ping", path=f"{os.environ.get('PATH', '')}:/bin:/usr/bin") else "no ping"

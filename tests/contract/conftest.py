@@ -17,7 +17,10 @@ where they are well-formed, and raw ones where they must not be. Whatever a test
 **On one kernel only**: ``@only("linux", "the fake has no file descriptors")``. The table's column of the other kernel then says
 why, too, unless another test holds it to the same rule.
 
-**Skips** go through ``kernel.require("name")`` or `probes.require` and nothing else; each must be expected by
+**What differs between Linux kernels** stands with the test: ``@needs("payloads-unexamined")`` on it, or as a mark of one case
+of it, and a sibling that needs the opposite says what the others do.
+
+**Skips** go through `needs`, ``kernel.require("name")`` or `probes.require` and nothing else; each must be expected by
 ``tests/skips.txt``. After a run with ``--junitxml=report.xml``, ``python tests/check_skips.py report.xml`` compares. (An
 ordinary user's run takes place in a user namespace, and skips what ``tests/skips-user.txt`` lists.)
 
@@ -26,6 +29,9 @@ test is about a rule that the table does not have.
 
 **Planted faults.** `faults.py` lists small breakages of the fake, at least one for each group of rules;
 `test_planted_faults.py` plants each and demands that the contract's tests of that group fail.
+
+**On other kernels** than that of this machine the contract is run by `tests/matrix.py`, in guests. ``--quick`` takes a few tests
+that are together about every rule (`quick.py`); junit reports have rules and needed probes as properties of each test.
 """
 
 from __future__ import annotations
@@ -35,13 +41,16 @@ from collections.abc import Iterator
 import pytest
 
 from nfnl.testing.plugin import become_root_of_a_namespace
+from tests import behaviour as behaviour  # its probes, for those who ask by name
 from tests import probes
+from tests.contract import quick
 from tests.contract.kernels import Kernels, KernelUnderTest
-from tests.contract.rules import KERNELS
+from tests.contract.rules import KERNELS, needed_by, rules_of
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "rule(*ids): the rules of tests/contract/rules.tsv that this test is about")
+    config.addinivalue_line("markers", "needs(*probes): Linux must be able to do what these probes ask")
     become_root_of_a_namespace()
     config.addinivalue_line("markers", "only(kernel, because): this contract test makes sense on one kernel only")
 
@@ -55,6 +64,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     only = metafunc.definition.get_closest_marker("only")
     metafunc.parametrize("kernel", [only.args[0]] if only else KERNELS, indirect=True)
     metafunc.parametrize("rule_ids", ["+".join(ids)], indirect=True)
+
+
+@pytest.hookimpl(trylast=True)  # what -k and -m leave
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if quick.Candidate.of(item):
+            about = rules_of(item.callspec.params["rule_ids"])  # type: ignore[attr-defined]
+            item.user_properties += [*(("rule", name) for name in about), *(("needs", name) for name in needed_by(item))]
+    if config.getoption("--quick"):
+        few = quick.chosen(items)
+        kept = set(few)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = few
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +97,7 @@ def kernels() -> Iterator[Kernels]:
 def kernel(request: pytest.FixtureRequest, kernels: Kernels) -> Iterator[KernelUnderTest]:
     """A fresh kernel. See the head of this file."""
     if request.param == "linux":
-        probes.require("lab-available")
+        for probe in ("lab-available", *needed_by(request.node)):
+            probes.require(probe)
     with kernels.make(request.param) as made:
         yield made

@@ -46,6 +46,16 @@ def only(kernel: str, because: str) -> pytest.MarkDecorator:
     return pytest.mark.only(kernel, because)
 
 
+def needs(*names: str) -> pytest.MarkDecorator:
+    """This test is about Linux kernels of which these probes say yes; as a mark of one case, only that case is."""
+    return pytest.mark.needs(*names)
+
+
+def needed_by(test: pytest.Item) -> list[str]:
+    """The probes that a test says it needs."""
+    return [str(name) for mark in test.iter_markers("needs") for name in mark.args]
+
+
 def rules_of(parameter: str) -> list[str]:
     """The ids in a test's parameter."""
     return parameter.split("+")

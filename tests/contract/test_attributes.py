@@ -9,7 +9,7 @@ import pytest
 from nfnl.wire.constants import NLA_F_NESTED, NLA_F_NET_BYTEORDER, SocketOption, SubsystemId
 from nfnl.wire.control import Ack
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import needs, only, rule
 from tests.contract.wirekit import (
     CONFIG,
     LOG_CONFIG,
@@ -216,13 +216,13 @@ def test_the_policy_is_a_nest(owner: Client) -> None:
         (VERDICT, VERDICT_HDR, 8),
         (VERDICT, MARK, 4),
         (VERDICT, VLAN, 4),
-        (VERDICT, PRIORITY, 4),
+        pytest.param(VERDICT, PRIORITY, 4, marks=needs("priority-told")),
         (VERDICT, PAYLOAD, 0),
         (VERDICT, CT, 0),
         (VERDICT, 1, 0),
         (VERDICT_BATCH, VERDICT_HDR, 8),
         (VERDICT_BATCH, MARK, 4),
-        (VERDICT_BATCH, PRIORITY, 4),
+        pytest.param(VERDICT_BATCH, PRIORITY, 4, marks=needs("priority-told")),
         (VERDICT_BATCH, VLAN, 0),
         (VERDICT_BATCH, PAYLOAD, 0),
         (PACKET, 1, 0),
@@ -247,6 +247,7 @@ def test_an_empty_nest_is_long_enough(owner: Client) -> None:
 
 
 @rule("AT-7")
+@needs("flags-are-plain-numbers")
 @only("linux", "queues have no number of 16 bits, and the log is not modelled yet")
 def test_the_policy_of_a_short_number(owner: Client) -> None:
     ack = owner.ack(nfnetlink(SubsystemId.ULOG, LOG_CONFIG, attribute(6, bytes(1))))

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from nfnl.subsys.queue import ConntrackInfo, Packet, QueueFlag, Vlan
+from tests.behaviour import fate_of_a_replaced_packet
 from tests.contract.bridges import Bridge
 from tests.contract.kernels import KernelUnderTest, LinuxUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import needs, only, rule
 from tests.contract.wirekit import CAUGHT, Listener, attribute, be32, raw_attributes, udp4
 
 CONNTRACK = {"mask": QueueFlag.CONNTRACK, "flags": QueueFlag.CONNTRACK}
@@ -296,45 +294,64 @@ def test_a_link_header_of_another_length_is_refused_and_the_packet_is_lost(bridg
 @rule("QV-37")
 @lacking
 def test_a_packet_whose_port_is_gone(bridge: Bridge, bridged: Listener) -> None:
-    """Whether it still goes out is another question: Linux 5.10 delivers it, later ones drop it."""
+    """Whether it still goes out is another question: see the probe packets-of-lost-ports-dropped."""
     packet = waiting(bridge, bridged)
     bridge.unplug("port2")
     assert bridged.decide(packet) == "ACK"
     assert bridged.row.waiting == 0
 
 
+# ----------------------------------------------------------------------------------------------------------- packets examined
+
+
+@rule("QV-23")
+@needs("payloads-examined")
+@lacking
+@pytest.mark.parametrize(
+    "packet",
+    [
+        udp4(b"HELLO", version=6),
+        udp4(b"HELLO", length=30),
+        udp4(b"HELLO", length=40),
+        udp4(b"HELLO", ihl=6),
+        udp4(b"HELLO", fragment=0x2000),
+        udp4(b"HELLO")[:32],
+        bytes(33),
+    ],
+    ids=["version", "too short", "too long", "header length", "fragment", "cut", "zeros"],
+)
+def test_where_packets_are_examined_what_is_none_is_lost(kernel: KernelUnderTest, packet: bytes) -> None:
+    kernel.iptables(f"-A OUTPUT {CAUGHT} 1")
+    listener = Listener(kernel)
+    journey = kernel.send(udp4())
+    assert listener.decide(1, payload=packet) == "ACK"
+    assert (journey.dropped, listener.row.waiting) == (True, 0)
+
+
+@rule("QV-23")
+@needs("payloads-examined")
+@lacking
+def test_where_packets_are_examined_a_proper_one_may_have_another_length_and_other_addresses(kernel: KernelUnderTest) -> None:
+    kernel.iptables(f"-A OUTPUT {CAUGHT} 1")
+    listener = Listener(kernel)
+    journey = kernel.send(udp4())
+    new = udp4(b"HELLO WORLD", source="10.0.0.1", destination="192.0.2.9")
+    assert listener.decide(1, payload=new) == "ACK"
+    assert (journey.delivered, journey.data) == (True, new)
+
+
 # ------------------------------------------------------------------------------------------------------------- user namespaces
-
-REPLACED_IN_A_USER_NAMESPACE = f"""
-import nfnl
-from nfnl.testing.lab import LinuxLab
-with LinuxLab() as lab:
-    lab.iptables("-t mangle -A OUTPUT {CAUGHT} 1")
-    with nfnl.open_queue(1, kernel=lab) as queue, lab.until_idle():
-        journey = lab.send(bytes.fromhex("{udp4().hex()}"))
-        for packet in queue:
-            packet.accept(payload=packet.payload)
-    print(journey.fate.value)
-"""
-
-
-def fate_of_a_replaced_packet() -> str:
-    """What becomes of a packet that is accepted with the payload it had, by root of a user namespace. A refused verdict raises."""
-    program = ["unshare", "--user", "--map-root-user", sys.executable, "-c", REPLACED_IN_A_USER_NAMESPACE]
-    return subprocess.run(program, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @rule("QV-38")
+@needs("user-namespaces", "payloads-unexamined")
 @lacking
 def test_root_of_a_user_namespace_may_replace_packets(kernel: KernelUnderTest) -> None:
-    kernel.require("user-namespaces")
-    kernel.require("payloads-unexamined")
     assert fate_of_a_replaced_packet() == "delivered"
 
 
 @rule("QV-38")
+@needs("user-namespaces", "payloads-examined")
 @lacking
 def test_where_packets_are_examined_he_loses_them(kernel: KernelUnderTest) -> None:
-    kernel.require("user-namespaces")
-    kernel.require("payloads-examined")
     assert fate_of_a_replaced_packet() == "dropped"

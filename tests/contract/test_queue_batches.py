@@ -6,7 +6,7 @@ import pytest
 
 from nfnl.subsys.queue import CopyMode
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.wirekit import (
     ACCEPT,
     CAUGHT,
@@ -138,6 +138,7 @@ def test_ids_are_compared_around_a_circle(kernel: KernelUnderTest, listener: Lis
 
 
 @rule("QB-5")
+@needs("priority-told")
 def test_mark_and_priority_of_a_batch_are_for_all(kernel: KernelUnderTest, listener: Listener) -> None:
     kernel.iptables(f"-A OUTPUT {CAUGHT} 2")
     later = Listener(kernel, 2, mode=CopyMode.META)

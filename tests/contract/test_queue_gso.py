@@ -9,7 +9,7 @@ import pytest
 
 from nfnl.subsys.queue import CopyMode, Packet, QueueFlag, SkbInfo
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.wirekit import ACCEPT, CAUGHT, DROP, Listener, refused, sum16, udp4, udp6, udp_sum
 
 #: 350 bytes, of which every 100 differ
@@ -20,7 +20,10 @@ FAIL_OPEN = {"mask": QueueFlag.FAIL_OPEN, "flags": QueueFlag.FAIL_OPEN}
 IPV4, IPV6 = 20, 40
 
 #: On the loopback, and through a device that makes no checksums.
-ROUTES = pytest.mark.parametrize(("source", "destination"), [("127.0.0.1", "127.0.0.1"), ("10.0.0.1", "10.0.0.9")])
+ROUTES = pytest.mark.parametrize(
+    ("source", "destination"),
+    [("127.0.0.1", "127.0.0.1"), pytest.param("10.0.0.1", "10.0.0.9", marks=needs("segments-without-offload"))],
+)
 
 
 @pytest.fixture
@@ -85,6 +88,7 @@ def test_segments_come_without_their_bytes_too(kernel: KernelUnderTest, rules: N
 
 
 @rule("QG-1")
+@needs("loopback-keeps-segments-together")
 def test_nobody_has_looked_at_checksums_of_segments_cut_on_the_way_in(kernel: KernelUnderTest) -> None:
     kernel.iptables(f"-A INPUT {CAUGHT} 1")
     listener = Listener(kernel)
@@ -126,6 +130,7 @@ def test_with_the_flag_it_comes_whole(kernel: KernelUnderTest, rules: None) -> N
 
 
 @rule("QG-2")
+@needs("segments-without-offload")
 @pytest.mark.parametrize("chain", ["OUTPUT", "POSTROUTING"])
 def test_where_the_device_makes_no_checksums_it_is_not_said_that_there_is_none(kernel: KernelUnderTest, chain: str) -> None:
     kernel.iptables(f"-t mangle -A {chain} {CAUGHT} 1")
@@ -227,6 +232,7 @@ def test_segments_without_a_place_go_on_if_the_queue_fails_open(kernel: KernelUn
 
 
 @rule("QG-1")
+@needs("segments-without-offload")
 @pytest.mark.parametrize(("length", "size", "error"), [(1290, 10, EINVAL), (3000, 1473, EMSGSIZE), (3000, 1480, EMSGSIZE)])
 def test_what_cannot_be_cut_is_not_sent(kernel: KernelUnderTest, rules: None, length: int, size: int, error: int) -> None:
     listener = Listener(kernel)
@@ -236,6 +242,7 @@ def test_what_cannot_be_cut_is_not_sent(kernel: KernelUnderTest, rules: None, le
 
 
 @rule("QG-2")
+@needs("segments-without-offload")
 def test_it_may_be_longer_than_the_mtu(kernel: KernelUnderTest, rules: None) -> None:
     listener = Listener(kernel, **WHOLE)
     kernel.send_datagram(udp4(bytes(3000), source="10.0.0.1", destination="10.0.0.9"), gso_size=1472)

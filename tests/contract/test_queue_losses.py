@@ -11,7 +11,7 @@ from nfnl.subsys.queue import Command, ConfigCommand, CopyMode, Params, QueueFla
 from nfnl.wire.constants import SocketOption
 from nfnl.wire.datagram import AttachFilter
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.wirekit import (
     ACCEPT,
     CAUGHT,
@@ -134,6 +134,7 @@ def test_with_no_enobufs_room_is_enough(kernel: KernelUnderTest, rules: None) ->
 
 
 @rule("QE-8", "RB-10")
+@needs("buffers-are-kept-to")
 def test_verdicts_count_although_their_answers_find_no_room(kernel: KernelUnderTest, rules: None) -> None:
     listener = slow_listener(kernel)
     listener.tell(noop())
@@ -178,21 +179,26 @@ def test_what_the_message_of_a_packet_is_charged_with(kernel: KernelUnderTest, r
     assert rooms(head, measured), measured
 
 
+#: Until Linux 6.0 so many bytes of a large datagram stay with its headers (MAX_HEADER, as distributions build it); then none.
+KEPT_IN_FRONT = 80
+
+
 @rule("RB-3", "QE-8")
 @pytest.mark.parametrize(("headers", "linear"), [(28, 16032), (48, 16039)], ids=["IPv4", "IPv6"])
 def test_a_large_datagram_lies_in_pages(kernel: KernelUnderTest, rules: None, headers: int, linear: int) -> None:
     kernel.ip6tables(f"-A OUTPUT {CAUGHT} 1")
     listener = Listener(kernel)
     head = small_head(listener)
-    measured = []
+    measured: dict[int, list[tuple[int, int, int, int]]] = {headers: [], max(headers, KEPT_IN_FRONT): []}
     for length in (headers + 1, 132, 133, 580, 581, 8000, linear, linear + 1, 20000, 65000):
         payload = bytes(length - headers)
         kernel.send_datagram(udp4(payload) if headers == 28 else udp6(payload))
         charge = listener.charged
         [message] = listener.hear()
-        paged = length - headers if length > linear else 0
-        measured.append((length - paged, paged, len(message), charge))
-    assert rooms(head, measured), measured
+        for front, rows in measured.items():
+            paged = length - front if length > linear else 0
+            rows.append((length - paged, paged, len(message), charge))
+    assert any(rooms(head, rows) for rows in measured.values()), measured
 
 
 # ---------------------------------------------------------------------------------------------------------- the listener leaves

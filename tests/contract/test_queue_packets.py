@@ -9,7 +9,7 @@ import pytest
 
 from nfnl.subsys.queue import CopyMode, Params, QueueFlag
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.wirekit import CAUGHT, MAX_RANGE, Listener, be32, raw_attributes, sum16, udp4, udp6, udp_sum
 
 HDR, MARK, TIMESTAMP, INDEV, OUTDEV, HWADDR, PAYLOAD = 1, 3, 4, 5, 6, 9, 10
@@ -151,6 +151,7 @@ def test_a_mark_set_by_a_rule_is_told(kernel: KernelUnderTest) -> None:
 
 
 @rule("QP-7")
+@needs("priority-told")
 @pytest.mark.parametrize("priority", [0, 1, 6])
 def test_the_priority_is_told_unless_it_is_0(kernel: KernelUnderTest, priority: int) -> None:
     caught_at(kernel, OUTPUT)
@@ -160,6 +161,7 @@ def test_the_priority_is_told_unless_it_is_0(kernel: KernelUnderTest, priority: 
 
 
 @rule("QP-7")
+@needs("priority-told")
 @pytest.mark.parametrize(("tos", "priority"), [(0, None), (0x10, 6), (0x08, 2), (0x18, 4), (0x04, None), (0xE0, None)])
 def test_a_forwarded_packet_s_priority_comes_from_its_tos(kernel: KernelUnderTest, tos: int, priority: int | None) -> None:
     caught_at(kernel, FORWARD)
@@ -188,6 +190,7 @@ def test_no_time_is_told_on_the_way_out(kernel: KernelUnderTest, hook: str) -> N
 
 
 @rule("QP-6", "QP-7", "QP-8", "QP-17", "QP-18")
+@needs("priority-told")
 def test_the_order_of_the_attributes(kernel: KernelUnderTest) -> None:
     caught_at(kernel, PREROUTING)
     listener = Listener(kernel, copy_range=30, **UID_GID)

@@ -9,7 +9,7 @@ import pytest
 
 from nfnl.subsys.queue import CopyMode
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.wirekit import (
     ACCEPT,
     ACK,
@@ -405,6 +405,7 @@ def test_a_verdict_can_set_the_mark(
 
 
 @rule("QV-16")
+@needs("priority-told")
 @pytest.mark.parametrize(("before", "given", "after"), [(0, 0x00010002, 0x00010002), (6, 3, 3), (6, 0, None), (6, None, 6)])
 def test_a_verdict_can_set_the_priority(
     kernel: KernelUnderTest, listener: Listener, later: Listener, before: int, given: int | None, after: int | None
@@ -416,6 +417,7 @@ def test_a_verdict_can_set_the_priority(
 
 
 @rule("QV-16")
+@needs("priority-told")
 def test_mark_and_priority_count_for_another_queue_too(kernel: KernelUnderTest, listener: Listener) -> None:
     other = Listener(kernel, 2, mode=CopyMode.META)
     kernel.send(udp4())
@@ -563,8 +565,13 @@ def test_the_last_payload_counts(kernel: KernelUnderTest, listener: Listener, la
     assert later.packet().payload == udp4(b"last!")
 
 
+def in_pieces(*case: object) -> object:
+    """A case in which a packet is replaced by one that ends too early."""
+    return pytest.param(*case, marks=needs("payloads-unexamined"))
+
+
 @rule("QV-21", "QV-15")
-@pytest.mark.parametrize(("length", "passes"), [(0, False), (4, False), (19, False), (20, True), (32, True)])
+@pytest.mark.parametrize(("length", "passes"), [(0, False), (4, False), (19, False), in_pieces(20, True), in_pieces(32, True)])
 def test_a_packet_cannot_be_cut_before_its_transport_header(
     kernel: KernelUnderTest, listener: Listener, length: int, passes: bool
 ) -> None:
@@ -577,7 +584,7 @@ def test_a_packet_cannot_be_cut_before_its_transport_header(
 
 
 @rule("QV-21", "QV-15")
-@pytest.mark.parametrize(("length", "passes"), [(0, False), (39, False), (40, True)])
+@pytest.mark.parametrize(("length", "passes"), [(0, False), (39, False), in_pieces(40, True)])
 def test_nor_one_of_ipv6(kernel: KernelUnderTest, length: int, passes: bool) -> None:
     kernel.ip6tables(f"-t mangle -A OUTPUT {CAUGHT} 1")
     kernel.ip6tables("-A OUTPUT -j NFQUEUE --queue-num 2")
@@ -588,6 +595,7 @@ def test_nor_one_of_ipv6(kernel: KernelUnderTest, length: int, passes: bool) -> 
 
 
 @rule("QV-21")
+@needs("payloads-unexamined")
 @pytest.mark.parametrize("word", [ACCEPT, STOP])
 @pytest.mark.parametrize("length", [0, 1, 20, 39, 40, 47])
 def test_a_raw_packet_of_ipv6_can_be_cut_anywhere(kernel: KernelUnderTest, length: int, word: int) -> None:
@@ -603,7 +611,7 @@ def test_a_raw_packet_of_ipv6_can_be_cut_anywhere(kernel: KernelUnderTest, lengt
 
 
 @rule("QV-21")
-@pytest.mark.parametrize(("length", "leaves"), [(0, False), (1, True), (40, True)])
+@pytest.mark.parametrize(("length", "leaves"), [(0, False), in_pieces(1, True), in_pieces(40, True)])
 def test_what_is_left_of_it_leaves_unless_that_is_nothing(kernel: KernelUnderTest, length: int, leaves: bool) -> None:
     kernel.ip6tables(f"-t mangle -A OUTPUT {CAUGHT} 1")
     listener = Listener(kernel)
@@ -647,8 +655,8 @@ def test_nor_those_of_a_packet_that_had_none_yet(kernel: KernelUnderTest, listen
     ],
     ids=["version", "too short", "too long", "header length", "fragment", "zeros", "x"],
 )
+@needs("payloads-unexamined")
 def test_the_new_packet_is_not_looked_at(kernel: KernelUnderTest, listener: Listener, packet: bytes) -> None:
-    kernel.require("payloads-unexamined")
     kernel.iptables("-A OUTPUT -j NFQUEUE --queue-num 2")
     later = Listener(kernel, 2)
     journey = kernel.send(udp4())
@@ -694,7 +702,11 @@ def test_a_packet_that_outgrows_its_memory_is_nobody_s(kernel: KernelUnderTest, 
     kernel.ip6tables(f"-t mangle -A OUTPUT {CAUGHT} 1")
     small = small_head(listener)
     listener.configure(mask=8, flags=8)  # UID_GID
-    packet = udp4(bytes(length - 28)) if how.endswith("IPv4") else udp6(bytes(max(length - 48, 0)))
+
+    def long(size: int) -> bytes:
+        return udp4(bytes(size - 28)) if how.endswith("IPv4") else udp6(bytes(max(size - 48, 0)))
+
+    packet = long(length)
     # in front of the packet there is room for link-layer headers (16), behind it some to align it
     asked, front = (len(packet) + 24, 24) if how == "IPv6" else (len(packet) + 31, 16)
     most = head(asked, small) - 320 - front
@@ -704,7 +716,7 @@ def test_a_packet_that_outgrows_its_memory_is_nobody_s(kernel: KernelUnderTest, 
         else:
             kernel.send_datagram(packet)
         before = listener.packet()
-        assert listener.decide(before, to_queue(1), payload=bytes(grown)) == "ACK"
+        assert listener.decide(before, to_queue(1), payload=long(grown)) == "ACK"
         after = listener.packet()
         assert (before.uid is not None, after.uid is not None) == (True, somebody)
         assert listener.decide(after, DROP) == "ACK"

@@ -11,7 +11,7 @@ import pytest
 from nfnl.transport.base import Wait
 from nfnl.wire.constants import SocketOption, SubsystemId, align4
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import rule
+from tests.contract.rules import needs, only, rule
 from tests.contract.wirekit import (
     KERNEL,
     SO_RCVBUFFORCE,
@@ -190,6 +190,7 @@ def test_what_an_explained_refusal_is_charged_with(kernel: KernelUnderTest, numb
 
 
 @rule("RB-4")
+@needs("buffers-are-kept-to")
 def test_a_datagram_gets_in_if_it_fits(kernel: KernelUnderTest) -> None:
     client = small_buffer(kernel)
     client.tell(noop())
@@ -208,11 +209,23 @@ def test_an_empty_buffer_takes_any_single_datagram(kernel: KernelUnderTest) -> N
 
 
 @rule("RB-4")
+@needs("buffers-are-kept-to")
 def test_a_buffer_that_is_not_empty_does_not(kernel: KernelUnderTest) -> None:
     client = small_buffer(kernel, 0)
     client.tell(noop())
     client.tell(refusal(20000))
     assert client.drops == 1
+
+
+@rule("RB-5")
+@needs("buffers-overshoot")
+@only("linux", "the fake is a newer one, unless told")
+def test_one_more_than_fits_gets_in(kernel: KernelUnderTest) -> None:
+    client = small_buffer(kernel)
+    client.tell(noop())
+    each = client.charged
+    client.hear()
+    assert fill(client) == 8192 // each + 1
 
 
 @rule("RB-6")

@@ -1,0 +1,213 @@
+"""Probes for what Linux kernels do differently from one another. `behaviour.tsv` beside this file says since when, and why.
+
+They are found out by trying, as those of `probes.py`: a number tells little where distributions take fixes from newer kernels.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from nfnl.subsys.queue import CopyMode, QueueFlag, SkbInfo
+from nfnl.testing.lab import LinuxLab
+from tests.contract.bridges import Bridge
+from tests.contract.kernels import LinuxUnderTest
+from tests.contract.wirekit import (
+    CAUGHT,
+    Client,
+    Listener,
+    attribute,
+    noop,
+    queue_config,
+    settings,
+    udp4,
+)
+from tests.probes import probe
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row of `behaviour.tsv`: a probe that kernels answer differently."""
+
+    probe: str
+    meaning: str
+    #: the first Linux that says yes; "to 6.18": the last
+    since: str
+    #: file and function in the kernel that explain it
+    source: str
+    #: what was changed there, in the words of its author where there is a change with a title
+    explained: str
+
+
+def differences() -> list[Difference]:
+    """The rows of `behaviour.tsv`."""
+    with Path(__file__).with_suffix(".tsv").open(encoding="utf-8", newline="") as file:
+        return [Difference(**row) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def tried(attempt: Callable[[LinuxUnderTest], str | None]) -> Callable[[], str | None]:
+    """A probe that makes this attempt in a lab of its own. It returns what speaks against it, or raises an OSError that says so."""
+
+    @functools.wraps(attempt)
+    def ask() -> str | None:
+        try:
+            with ExitStack() as cleanup:
+                return attempt(LinuxUnderTest(cleanup.enter_context(LinuxLab()), cleanup))
+        except OSError as error:
+            return " ".join(str(error.strerror or error).split())
+
+    return probe(ask)
+
+
+# -------------------------------------------------------------------------------------------------------------- receive buffers
+
+
+@tried
+def buffers_overshoot(kernel: LinuxUnderTest) -> str | None:
+    """One datagram more than fits gets into a receive buffer."""
+    client = Client(kernel)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    for _ in range(20):
+        client.tell(noop())
+    charged, room = client.meminfo()[:2]
+    return None if charged > room else "this kernel lets in what fits"
+
+
+@probe
+def buffers_are_kept_to() -> str | None:
+    """Only what fits gets into a receive buffer."""
+    return None if buffers_overshoot() else "this kernel lets in one datagram more than fits"
+
+
+# ---------------------------------------------------------------------------------------------------------------------- packets
+
+
+@tried
+def priority_told(kernel: LinuxUnderTest) -> str | None:
+    """Packets tell their priority (NFQA_PRIORITY), and verdicts can set it."""
+    kernel.iptables(f"-A OUTPUT {CAUGHT} 1")
+    listener = Listener(kernel, mode=CopyMode.META)
+    kernel.send(udp4(), priority=6)
+    return None if listener.packet().priority == 6 else "this kernel does not tell it"
+
+
+def _sent_in_segments(kernel: LinuxUnderTest, destination: str) -> None:
+    source = "127.0.0.1" if destination == "127.0.0.1" else "10.0.0.1"
+    kernel.send_datagram(udp4(bytes(300), source=source, destination=destination), gso_size=100)
+
+
+@tried
+def segments_without_offload(kernel: LinuxUnderTest) -> str | None:
+    """Datagrams that stand for several segments (UDP_SEGMENT) can be sent through a device that makes no checksums."""
+    _sent_in_segments(kernel, "10.0.0.9")
+    return None
+
+
+@tried
+def loopback_keeps_segments_together(kernel: LinuxUnderTest) -> str | None:
+    """A datagram that stands for several segments crosses the loopback as one."""
+    kernel.iptables(f"-A INPUT {CAUGHT} 1")
+    listener = Listener(kernel, mask=QueueFlag.GSO, flags=QueueFlag.GSO)
+    _sent_in_segments(kernel, "127.0.0.1")
+    first = listener.packets()[0]
+    return None if (first.skb_info or 0) & SkbInfo.GSO else "it is cut before it comes in"
+
+
+@tried
+def packets_of_lost_ports_dropped(kernel: LinuxUnderTest) -> str | None:
+    """A packet that waits while its bridge port is taken away is dropped, whatever the verdict."""
+    bridge = Bridge(kernel.kernel, kernel.cleanup)
+    listener = Listener(kernel, 6)
+    bridge.send(udp4())
+    packet = listener.packet()
+    bridge.unplug("port2")
+    listener.decide(packet)
+    return "this kernel delivers it" if bridge.came_out() else None
+
+
+# --------------------------------------------------------------------------------------------------------------------- verdicts
+
+
+@tried
+def payloads_unexamined(kernel: LinuxUnderTest) -> str | None:
+    """A verdict may replace a packet by any bytes whatever; else only by a proper packet, and others are lost."""
+    kernel.iptables(f"-t mangle -A OUTPUT {CAUGHT} 1")
+    kernel.iptables("-A OUTPUT -j NFQUEUE --queue-num 2")
+    one, two = Listener(kernel, 1), Listener(kernel, 2)
+    kernel.send(udp4())
+    one.decide(1, payload=bytes(33))
+    return None if two.packets() else "this kernel examines them"
+
+
+@probe
+def payloads_examined() -> str | None:
+    """A verdict may replace a packet by a proper packet only."""
+    return None if payloads_unexamined() else "this kernel takes any bytes"
+
+
+REPLACED_IN_A_USER_NAMESPACE = f"""
+import nfnl
+from nfnl.testing.lab import LinuxLab
+with LinuxLab() as lab:
+    lab.iptables("-t mangle -A OUTPUT {CAUGHT} 1")
+    with nfnl.open_queue(1, kernel=lab) as queue, lab.until_idle():
+        journey = lab.send(bytes.fromhex("{udp4().hex()}"))
+        for packet in queue:
+            packet.accept(payload=packet.payload)
+    print(journey.fate.value)
+"""
+
+
+def fate_of_a_replaced_packet() -> str:
+    """What becomes of a packet that is accepted with the payload it had, by root of a user namespace. A refused verdict raises."""
+    program = ["unshare", "--user", "--map-root-user", sys.executable, "-c", REPLACED_IN_A_USER_NAMESPACE]
+    return subprocess.run(program, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@probe
+def payloads_in_user_namespaces() -> str | None:
+    """Root of a user namespace may replace packets; else his verdict is acknowledged and the packet vanishes."""
+    try:
+        fate = fate_of_a_replaced_packet()
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"cannot be tried: {str(getattr(error, 'stderr', '') or error).strip().splitlines()[-1]}"
+    return None if fate == "delivered" else f"the packet is {fate}"
+
+
+# --------------------------------------------------------------------------------------------------------------------- refusals
+
+
+@tried
+def unknown_commands_have_an_errno(kernel: LinuxUnderTest) -> str | None:
+    """A queue command that does not exist is refused with EOPNOTSUPP, not with ENOTSUPP (524), which programs know no name of."""
+    [answer] = Client(kernel).answers(queue_config(attribute(1, struct.pack(">BxH", 77, 0))))
+    return None if answer == "EOPNOTSUPP" else f"refused with {answer}"
+
+
+@tried
+def flags_have_a_mask(kernel: LinuxUnderTest) -> str | None:
+    """Flags that do not exist are found by the attribute check (EINVAL) before queue or log look at them (EOPNOTSUPP)."""
+    [answer] = Client(kernel).answers(settings(1, mask=0x80, flags=0x80))
+    return None if answer == "EINVAL" else f"refused with {answer}"
+
+
+@probe
+def flags_are_plain_numbers() -> str | None:
+    """The attribute check lets any flags pass."""
+    return None if flags_have_a_mask() else "this kernel's attribute check knows which there are"
+
+
+@tried
+def batch_frames_acknowledged(kernel: LinuxUnderTest) -> str | None:
+    """Beginning and end of a batch are acknowledged where that is asked for."""
+    begin, end = (struct.pack("=IHHII", 20, kind, 5, kind, 0) + b"\0\0\0\x0a" for kind in (16, 17))
+    answers = Client(kernel).answers(begin + end)
+    return None if len(answers) == 2 else f"{len(answers)} answers"

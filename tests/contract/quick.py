@@ -1,0 +1,61 @@
+"""``pytest --quick``: of the contract only so many tests that there is one about every rule. For guests, which are slow.
+
+Nobody keeps a list. A rule is covered anew for each kernel, and for each set of probes that tests about it need, so that a kernel
+that differs from others shows it; and whatever a usual machine skips, as `skips.txt` has it, is always among them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.check_skips import Expected, expected_of
+from tests.contract.rules import needed_by, rules_of
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A test that may be chosen, and what it covers."""
+
+    item: pytest.Item
+    covers: frozenset[Hashable]
+
+    @classmethod
+    def of(cls, item: pytest.Item) -> Candidate | None:
+        """None, if it is about no rule."""
+        callspec = getattr(item, "callspec", None)
+        if callspec is None or "rule_ids" not in callspec.params:
+            return None
+        kernel, needs = callspec.params["kernel"], frozenset(needed_by(item))
+        return cls(item, frozenset((kernel, rule, needs) for rule in rules_of(callspec.params["rule_ids"])))
+
+
+def chosen(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Those of the tests that cover what all of them cover, in the order they have."""
+    candidates = [candidate for item in items if (candidate := Candidate.of(item))]
+    skipped = expected_of(Path(__file__).parent.parent.joinpath("skips.txt").read_text(encoding="utf-8"))
+    always = {candidate for candidate in candidates if _is_listed(candidate.item, skipped)}
+    few = always | set(cover([candidate for candidate in candidates if candidate not in always], already=always))
+    return [candidate.item for candidate in candidates if candidate in few]
+
+
+def cover(candidates: list[Candidate], already: Iterable[Candidate] = ()) -> list[Candidate]:
+    """Few that cover all: time and again the first of those that cover the most of what is left."""
+    left = frozenset().union(*(candidate.covers for candidate in candidates))
+    left -= frozenset().union(*(candidate.covers for candidate in already))
+    found = []
+    while left:
+        best = max(candidates, key=lambda candidate: len(candidate.covers & left))
+        found.append(best)
+        left -= best.covers
+    return found
+
+
+def _is_listed(item: pytest.Item, skipped: list[Expected]) -> bool:
+    module, *names = item.nodeid.split("::")
+    test = f"{module.removeprefix('tests/').removesuffix('.py').replace('/', '.')}::{'::'.join(names)}"
+    return any(re.fullmatch(re.escape(line.tests).replace(r"\*", ".*"), test) for line in skipped)
