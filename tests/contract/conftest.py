@@ -44,6 +44,7 @@ from nfnl.testing.plugin import become_root_of_a_namespace
 from tests import behaviour as behaviour  # its probes, for those who ask by name
 from tests import probes
 from tests.contract import quick
+from tests.contract.ctkit import Asker
 from tests.contract.kernels import Kernels, KernelUnderTest
 from tests.contract.rules import KERNELS, needed_by, rules_of
 
@@ -101,3 +102,9 @@ def kernel(request: pytest.FixtureRequest, kernels: Kernels) -> Iterator[KernelU
             probes.require(probe)
     with kernels.make(request.param) as made:
         yield made
+
+
+@pytest.fixture
+def asker(kernel: KernelUnderTest) -> Asker:
+    """Somebody who talks to conntrack."""
+    return Asker(kernel)

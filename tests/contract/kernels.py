@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any, Protocol, cast
 
 from nfnl.sim import FakeKernel
@@ -19,7 +19,7 @@ from nfnl.sim.journey import Journey
 from nfnl.sim.skb import IPV4
 from nfnl.testing.lab import LinuxLab
 from nfnl.transport.base import SocketOptions, Transport
-from nfnl.wire.constants import NETLINK_NETFILTER
+from nfnl.wire.constants import NETLINK_NETFILTER, NlmsgFlag, SubsystemId
 from tests import probes
 
 #: the number of the process in front of the fake kernel
@@ -28,6 +28,9 @@ PROCESS_ID = 4242
 NOBODY = 65534
 SO_PRIORITY, SO_MARK = 12, 36  # asm-generic/socket.h
 UDP_SEGMENT = 103  # linux/udp.h
+
+#: IPCTNL_MSG_CT_DELETE without anything: all flows, and their expectations
+FLUSH = struct.pack("=IHHII4x", 20, SubsystemId.CTNETLINK << 8 | 2, NlmsgFlag.REQUEST, 0, 0)
 
 Address = tuple[int, int]
 Ancillary = list[tuple[int, int, bytes]]
@@ -67,6 +70,8 @@ class KernelUnderTest:
         self.cleanup = cleanup
         #: more was done to it than to open sockets, make rules, send packets and look
         self.touched = False
+        #: there may be flows
+        self.tracked = False
         #: rules were made: with which program, in which table
         self.ruled: set[tuple[str, str]] = set()
 
@@ -328,7 +333,7 @@ class Kernels:
     """Makes the kernels of one test run.
 
     A lab takes 50 ms to make and to close; so one in which nothing was done but to talk netlink, to send packets past rules and
-    to look, and no socket is left, is used again: without its rules it is as new.
+    to look, and no socket is left, is used again: without its rules and flows it is as new.
     """
 
     def __init__(self) -> None:
@@ -352,6 +357,9 @@ class Kernels:
             return
         for program, table in made.ruled:
             getattr(made.kernel, program)(f"-t {table} -F")
+        if made.tracked:
+            with closing(made.kernel.socket()) as sock:
+                sock.sendto(FLUSH, (0, 0))
         self._spare = made.kernel
 
     def close(self) -> None:
