@@ -25,8 +25,14 @@ class Pump:
         self.transport = transport
 
     def send(self) -> None:
-        """Send what the session has to send."""
-        for datagram in self.session.datagrams_to_send():
+        """Do what the session asks of its socket, and send what it has to send. Raises `NetlinkError` for what is refused."""
+        session = self.session
+        for request in session.socket_requests():
+            try:
+                self.transport.apply(request)
+            except OSError as refusal:
+                raise session.socket_refused(request, refusal.errno or 0) from None
+        for datagram in session.datagrams_to_send():
             self.transport.send(datagram)
 
     def receive(self) -> bool:

@@ -6,18 +6,21 @@ gives, and takes events until there are none. It never looks at a clock, a socke
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import TypeVar
 
 from nfnl.errors import DecodeError, NetlinkError, RemoteProtocolError
 from nfnl.session.events import Acked, Event, ForeignDatagram, Overrun, Refused, Undecodable
 from nfnl.wire.codec import attribute_at, iter_decode
+from nfnl.wire.compiled import view_of
 from nfnl.wire.control import Ack, Malformed
-from nfnl.wire.datagram import Datagram, SocketRequest
+from nfnl.wire.datagram import AttachFilter, Datagram, JoinGroup, SocketRequest
 from nfnl.wire.declare import Direction, Message
-from nfnl.wire.header import NetlinkMessage
+from nfnl.wire.header import NATIVE, NetlinkMessage
 
 
 @dataclass(slots=True)
@@ -35,6 +38,15 @@ class Pending:
 #: (message type, errno) -> the likely reason. Kept by the subsystems' sessions.
 Hints = dict[tuple[int, int], str]
 
+#: (what was asked of the socket, errno) -> the likely reason
+SOCKET_HINTS: dict[tuple[type, int], str] = {
+    (JoinGroup, errno.EPERM): "Joining a multicast group takes CAP_NET_ADMIN",
+    (AttachFilter, errno.EPERM): "The filter of this socket is locked (SO_LOCK_FILTER)",
+    (AttachFilter, errno.ENOMEM): "The filter takes more memory than net.core.optmem_max",
+}
+
+M = TypeVar("M", bound=Message)
+
 
 class Session:
     """See the module's text. Not thread-safe."""
@@ -45,6 +57,7 @@ class Session:
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._out: list[bytes] = []
+        self._wanted: list[SocketRequest] = []
         #: what `deadline` says, for drivers in a hurry: infinity when there is no need
         self.due = inf
         self._pending: dict[int, Pending] = {}
@@ -99,8 +112,14 @@ class Session:
         return out
 
     def socket_requests(self) -> list[SocketRequest]:
-        """What the session wants of its socket. Calling it takes them out."""
-        return []
+        """What the session wants of its socket, before anything is sent. Calling it takes them out."""
+        wanted = self._wanted.copy()
+        self._wanted.clear()
+        return wanted
+
+    def socket_refused(self, request: SocketRequest, number: int) -> NetlinkError:
+        """The socket did not do what was asked of it: what to raise. ``number`` is the errno."""
+        return NetlinkError.of(number, str(request), hint=SOCKET_HINTS.get((type(request), number)))
 
     @property
     def events(self) -> deque[Event]:
@@ -136,7 +155,7 @@ class Session:
 
     def _submit(self, pending: Pending) -> int:
         seq = self._next_seq()
-        pending.message = pending.message.replace(nlmsg_seq=seq)
+        pending.message = _numbered(pending.message, seq)
         pending.number = pending.number or seq
         self._pending[seq] = pending
         self._out.append(bytes(pending.message))
@@ -184,3 +203,9 @@ class Session:
 
     def _undecodable(self, data: bytes, error: DecodeError) -> None:
         self._events.append(Undecodable(data, error))
+
+
+def _numbered(message: M, seq: int) -> M:
+    """The message with that ``nlmsg_seq``: `Message.replace` for a change of four bytes that moves nothing."""
+    data = bytes(message)
+    return view_of(type(message), data[:8] + NATIVE.u32.pack(seq) + data[12:], message._shape)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nfnl.errors import CodecError, NetlinkError
 from nfnl.subsys.queue import Packet
 from nfnl.wire.compiled import Shape, view_of
+
+if TYPE_CHECKING:
+    from nfnl.subsys.conntrack import DestroyedFlow, Flow
+    from nfnl.subsys.expect import DestroyedExpectation, Expectation
+    from nfnl.wire.declare import Message
 
 
 class PacketQueued:
@@ -65,10 +71,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """The socket's buffer was full and packets were lost; how many shows when the next one comes (`PacketsLost`)."""
+    """The socket's buffer was full and the kernel threw messages away.
+
+    Of a queue's packets the next one shows how many were lost (`PacketsLost`); of conntrack events nobody knows.
+    """
 
     def __str__(self) -> str:
-        return "the receive buffer was full (ENOBUFS): packets were lost; give the queue a larger receive_buffer"
+        return "the receive buffer was full (ENOBUFS): messages were lost; a larger receive_buffer holds more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +126,95 @@ class ForeignDatagram:
         return f"ignored a datagram from port {self.sender}, which is not the kernel"
 
 
-Event = PacketQueued | Acked | Refused | Overrun | PacketsLost | Undecodable | ForeignDatagram
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The kernel answered a request with data: all messages of one datagram that belong to it. More may follow."""
+
+    request: int
+    messages: Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class DumpDone:
+    """A dump has come to its end, whole."""
+
+    request: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class DumpInterrupted:
+    """A dump has come to its end, but what it was read from changed meanwhile (NLM_F_DUMP_INTR): it may be neither old nor new."""
+
+    request: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: the table changed while it was read (NLM_F_DUMP_INTR)"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowNew:
+    """A flow came to be: its first packet was let through, or somebody created it (NFNLGRP_CONNTRACK_NEW).
+
+    ``flow.nlmsg_pid`` is the port id of the socket whose request caused it, 0 for packets. Events tell less than a dump: no
+    counters, and only part of what is attached to a flow.
+    """
+
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class FlowUpdated:
+    """A flow changed (NFNLGRP_CONNTRACK_UPDATE). ``flow`` has its tuples, id and status, and what changed."""
+
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class FlowDestroyed:
+    """A flow is gone (NFNLGRP_CONNTRACK_DESTROY), with its final counters, if they were kept."""
+
+    flow: DestroyedFlow
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectationNew:
+    """A flow is expected (NFNLGRP_CONNTRACK_EXP_NEW)."""
+
+    expectation: Expectation
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectationDestroyed:
+    """A flow is no longer expected: it came, its time was up, or its master is gone (NFNLGRP_CONNTRACK_EXP_DESTROY)."""
+
+    expectation: DestroyedExpectation
+
+
+@dataclass(slots=True)
+class EventsLost:
+    """Events were thrown away by the session, because nobody took those before them. ``count`` grows until this is taken."""
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count} events were thrown away: nobody took those before them"
+
+
+FlowEvent = FlowNew | FlowUpdated | FlowDestroyed | ExpectationNew | ExpectationDestroyed
+
+Event = (
+    PacketQueued
+    | Acked
+    | Refused
+    | Overrun
+    | PacketsLost
+    | Undecodable
+    | ForeignDatagram
+    | Answered
+    | DumpDone
+    | DumpInterrupted
+    | FlowEvent
+    | EventsLost
+)
