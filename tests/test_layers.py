@@ -34,6 +34,7 @@ DATA_PLANE = [
     "protocols",
     "stack",
     "lots",
+    "jhash",
     "tuples",
     "protoinfo",
     "ct_sysctls",

@@ -189,21 +189,23 @@ class ConntrackTable:
             return None
         return entry, direction
 
-    def taken(self, zone: Zone, t: Tuple, ignored: Entry | None = None) -> bool:
-        """Whether another flow of the zone has the tuple; moves FOUND if so (`nf_conntrack_tuple_taken`).
+    def taken(self, t: Tuple, wanted_by: Entry) -> bool:
+        """Whether another flow answers to a tuple that ``wanted_by`` would like to have (`nf_conntrack_tuple_taken`).
 
-        The zone's id for the reply direction is what the tuple is searched with. A flow whose time is over stands in nobody's way.
+        If so, FOUND moves. A flow whose time is over is in nobody's way, nor is one with the very same original tuple:
+        `confirm` settles that.
         """
-        number = zone.reply_id
-        key = _key(number, t)
-        candidates = [self._reply.get(key)]
-        if zone.original_id == number:
-            candidates.append(self._original.get(key))
-        for entry in candidates:
-            if entry is not None and entry is not ignored:
-                if entry.expires <= self.now:
-                    self.kill_expired(entry)
-                    continue
+        zone = wanted_by.zone
+        key = _key(zone.reply_id, t)
+        entries = [self._reply.get(key)]
+        if zone.original_id == zone.reply_id:
+            entries.append(self._original.get(key))
+        for entry in entries:
+            if entry is None or entry is wanted_by:
+                continue
+            if entry.expires <= self.now:
+                self.kill_expired(entry)
+            elif entry.original != wanted_by.original or entry.zone.original_id != zone.original_id:
                 self.statistics.found += 1
                 return True
         return False
