@@ -11,7 +11,7 @@ from pathlib import Path
 import nfnl.subsys.expect
 import nfnl.subsys.queue  # noqa: F401 -- declares the messages to be written about
 from nfnl.sim import NOT_MODELLED
-from nfnl.wire.declare import Message, registry
+from nfnl.wire.declare import Message, View, registry
 from nfnl.wire.describe import rows
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -31,18 +31,35 @@ def messages() -> Iterator[str]:
     yield ""
     yield "Every message that nfnl declares, with its attributes in the order in which the kernel writes them, or nfnl does."
     yield "Layouts: `be16`, `be32`, `be64` are numbers in network byte order, `u32` one in that of the host, `u8` has one byte,"
-    yield "`ipv4` and `ipv6` are addresses, `bytes` and `text` take what there is; a name behind a layout is the enum its values are"
-    yield "read as. *Since* is the first Linux that knows it, where that matters. The source of it all is `nfnl/subsys/`."
-    subsystem = None
-    for declaration in sorted(registry.values(), key=lambda cls: (cls.__type__, cls.__direction__.value)):
-        if declaration.__subsystem__ is not subsystem:
-            subsystem = declaration.__subsystem__
-            yield ""
-            yield f"## {subsystem.name}"
-            yield ""
-            yield f"Subsystem {int(subsystem.id)} (`NFNL_SUBSYS_{subsystem.id.name}`), {subsystem.source} in the kernel."
+    yield "`ipv4` and `ipv6` are addresses, `bytes` and `text` take what there is; a name behind a layout is the enum its values"
+    yield "are read as. *Since* is the first Linux that knows it, where that matters. The source of it all is `nfnl/subsys/`."
+    yield "What is inside a nest stands behind the messages of its subsystem, once."
+    declared = sorted(registry.values(), key=lambda cls: (cls.__type__, cls.__direction__.value))
+    told: set[type[View]] = set()
+    for subsystem in dict.fromkeys(declaration.__subsystem__ for declaration in declared):
         yield ""
-        yield from message(declaration)
+        yield f"## {subsystem.name}"
+        yield ""
+        yield f"Subsystem {int(subsystem.id)} (`NFNL_SUBSYS_{subsystem.id.name}`), {subsystem.source} in the kernel."
+        own = [declaration for declaration in declared if declaration.__subsystem__ is subsystem]
+        for declaration in own:
+            yield ""
+            yield from message(declaration)
+        for nest in dict.fromkeys(nest for declaration in own for nest in nests(declaration)):
+            if nest not in told:
+                told.add(nest)
+                yield ""
+                yield f"### {nest.__name__}"
+                yield ""
+                yield from attributes(nest)
+
+
+def nests(declaration: type[View]) -> Iterator[type[View]]:
+    """What is inside its attributes, but for what a message says as well."""
+    for a in declaration.__attrs__:
+        if a.nest is not None and not a.nest.__told_by__:
+            yield a.nest
+            yield from nests(a.nest)
 
 
 def message(declaration: type[Message]) -> Iterator[str]:
@@ -51,10 +68,16 @@ def message(declaration: type[Message]) -> Iterator[str]:
     yield ""
     yield f"`{declaration.__kernel_name__}`, type {declaration.__type__:#06x}, {declaration.__direction__.value}."
     yield ""
+    yield from attributes(declaration)
+
+
+def attributes(declaration: type[View]) -> Iterator[str]:
+    """What a message or a nest is, and what is in it."""
     yield (inspect.getdoc(declaration) or "").replace("``", "`")
-    yield ""
-    head = ("field", "number", "kernel name", "layout", "", "since", "meaning")
-    yield from table(head, [(f"`{r.path}`", r.number, f"`{r.kernel_name}`", *r[3:]) for r in rows(declaration)])
+    if declaration.__attrs__:
+        yield ""
+        head = ("field", "number", "kernel name", "layout", "", "since", "meaning")
+        yield from table(head, [(f"`{r.path}`", r.number, f"`{r.kernel_name}`", *r[3:]) for r in rows(declaration, deep=False)])
 
 
 def not_modelled() -> Iterator[str]:

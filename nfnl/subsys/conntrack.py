@@ -609,7 +609,10 @@ def labels_in(bitmap: bytes, order: ByteOrder = NATIVE) -> frozenset[int]:
 
 
 class AttachedFlow(
-    FlowAttributes, AttrSet, wire_order=("original", "reply", "zone", "id", "status", "timeout", "protoinfo", "help")
+    FlowAttributes,
+    AttrSet,
+    wire_order="original reply zone id status timeout protoinfo counters_original counters_reply timestamp help secctx master "
+    "seq_adj_original seq_adj_reply synproxy mark labels",
 ):
     """A flow as it stands in messages of other subsystems (NFQA_CT): what ctnetlink's glue writes, in its order, and reads.
 
@@ -617,6 +620,7 @@ class AttachedFlow(
     """
 
     __slots__ = ()
+    __told_by__ = "conntrack.Flow"
 
 
 # --- from the kernel ---------------------------------------------------------------------------------------------------------
@@ -642,20 +646,7 @@ class DestroyedFlow(
     type=2,
     direction=Direction.FROM_KERNEL,
     kernel_name="IPCTNL_MSG_CT_DELETE",
-    wire_order=(
-        "original",
-        "reply",
-        "zone",
-        "id",
-        "status",
-        "timeout",
-        "counters_original",
-        "counters_reply",
-        "timestamp",
-        "protoinfo",
-        "mark",
-        "timestamp_event",
-    ),
+    wire_order="original reply zone id status timeout counters_original counters_reply timestamp protoinfo mark timestamp_event",
 ):
     """A flow is gone (group CONNTRACK_DESTROY): deleted, timed out, or thrown out early. The order is that of the event."""
 

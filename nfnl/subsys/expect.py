@@ -82,6 +82,7 @@ class AttachedExpectation(ExpectationAttributes, AttrSet):
     """An expectation as it stands in a verdict (NFQA_EXP, since 3.12): made for the flow of the packet, which is its master."""
 
     __slots__ = ()
+    __told_by__ = "expect.Expectation"
 
 
 class Expectation(

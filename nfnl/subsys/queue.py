@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 from typing import Annotated, NamedTuple
 
+from nfnl.subsys.conntrack import AttachedFlow
+from nfnl.subsys.expect import AttachedExpectation
 from nfnl.wire.constants import VERDICT_FLAG_QUEUE_BYPASS, EtherType, Hook, SubsystemId, Verdict
 from nfnl.wire.declare import AttrSet, Direction, Message, Subsystem, attr
 from nfnl.wire.layout import U8, Be16, Be32, Be64, Layout, Octets8, Raw, as_enum, be16, be32, in_words, names_of, octets, u8
@@ -197,13 +199,8 @@ class Packet(Message, subsystem=QUEUE, type=0, direction=Direction.FROM_KERNEL, 
         22, "NFQA_CGROUP_CLASSID", default=None, since="6.4", doc="net_cls class id of the local socket; absent when 0"
     )
     secctx: Raw | None = attr(18, "NFQA_SECCTX", default=None, since="4.3", doc="security context as text, with QueueFlag.SECCTX")
-    ct: Raw | None = attr(
-        11,
-        "NFQA_CT",
-        default=None,
-        since="3.6",
-        nested=True,
-        doc="the conntrack entry as ctnetlink encodes it, with QueueFlag.CONNTRACK",
+    ct: AttachedFlow | None = attr(
+        11, "NFQA_CT", default=None, since="3.6", doc="its flow (see conntrack.Flow), with QueueFlag.CONNTRACK"
     )
     ct_info: Annotated[int, as_enum(be32, ConntrackInfo)] | None = attr(
         12, "NFQA_CT_INFO", default=None, since="3.6", doc="how the packet stands to its flow"
@@ -235,15 +232,16 @@ class VerdictMessage(Message, subsystem=QUEUE, type=1, direction=Direction.TO_KE
     l2hdr: Raw | None = attr(
         20, "NFQA_L2HDR", default=None, since="4.7", doc="new link-layer header of the same length (bridge family)"
     )
-    ct: Raw | None = attr(
+    ct: AttachedFlow | None = attr(
         11,
         "NFQA_CT",
         default=None,
         since="3.6",
-        nested=True,
-        doc="changes to the conntrack entry (timeout, status, helper, labels, mark)",
+        doc="changes to its flow (see conntrack.Flow): timeout, status, help, labels, mark",
     )
-    exp: Raw | None = attr(15, "NFQA_EXP", default=None, since="3.12", nested=True, doc="an expectation to add; with ct")
+    exp: AttachedExpectation | None = attr(
+        15, "NFQA_EXP", default=None, since="3.12", doc="an expectation to add (see expect.Expectation); with ct"
+    )
     payload: Raw | None = attr(
         10, "NFQA_PAYLOAD", default=None, doc="the packet's new bytes from the network header on; nothing in them is repaired"
     )

@@ -17,8 +17,6 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any, NamedTuple, TypeVar
 
-import construct
-
 from nfnl.errors import DecodeError, EncodeError
 from nfnl.wire.constants import NFGENMSG_LEN, NLA_F_NESTED, NLA_HDRLEN, NLA_TYPE_MASK, NLMSG_HDRLEN, align4
 from nfnl.wire.declare import HEADER_FIELDS, REQUIRED, Attr, AttrSet, Message, RawAttr, View
@@ -270,8 +268,6 @@ def install(cls: type[View]) -> None:
     for field in cls.__attrs__:
         if isinstance(cls.__dict__.get(field.name), Attr):
             setattr(cls, field.name, property(_getter(field), doc=field.doc))
-            if field.nest is not None:
-                install(field.nest)
 
 
 def _getter(field: Attr) -> Callable[[Any], Any]:
@@ -295,6 +291,8 @@ def _getter(field: Attr) -> Callable[[Any], Any]:
             value = "convert((little if self._shape.order is LITTLE else big)(self._data, place)[0])"
         elif layout.name == "bytes":
             value = "self._data[place]"
+        elif layout.name == "text":
+            value = "self._data[place].split(b'\\0', 1)[0].decode('utf-8', 'surrogateescape')"
         else:
             scope["parse"] = {order: layout.construct(order).parse for order in (LITTLE, BIG)}
             value = "parse[self._shape.order](self._data[place])"
@@ -438,8 +436,27 @@ def pack_value(layout: Layout, value: Any, order: ByteOrder, path: str) -> bytes
         if layout.code:
             fields = value if layout.parts else (layout.plain(value) if layout.plain else value,)
             return Struct(layout.prefix(order) + layout.code).pack(*fields)
+        if layout.name == "text":
+            return _pack_text(value)
+    except (StructError, TypeError, ValueError, AttributeError) as error:
+        raise EncodeError(f"{value!r} does not fit {layout.name}: {error}", path=path) from None
+    return _pack_by_definition(layout, value, order, path)
+
+
+def _pack_text(value: str) -> bytes:
+    data = value.encode("utf-8", "surrogateescape")
+    if b"\0" in data:
+        raise ValueError("a NUL inside a NUL-terminated text")
+    return data + b"\0"
+
+
+def _pack_by_definition(layout: Layout, value: Any, order: ByteOrder, path: str) -> bytes:
+    """A layout that the generator does not know is written by its construct object."""
+    import construct  # as late as can be: it takes long to import
+
+    try:
         data: bytes = layout.construct(order).build(value)
-    except (StructError, TypeError, construct.ConstructError, AttributeError) as error:
+    except (construct.ConstructError, TypeError, AttributeError) as error:
         raise EncodeError(f"{value!r} does not fit {layout.name}: {error}", path=path) from None
     return data
 

@@ -9,9 +9,10 @@ To a person and a type checker it is an immutable record; `nfnl.wire.reference` 
 
 The order of declaration is the order on the wire of what is built. Numbers are written, never implied by position.
 
-Messages that share attributes inherit them from a `View` that declares them once; each may have an order of its own:
+Messages that share attributes inherit them from a `View` that declares them once; each may have an order of its
+own, in which the rest stands last:
 
-    class DestroyedFlow(FlowAttributes, Message, ..., wire_order=("original", "reply", "id")):
+    class DestroyedFlow(FlowAttributes, Message, ..., wire_order="original reply id"):
         ...
 """
 
@@ -167,15 +168,15 @@ class View:
     __attrs__: ClassVar[tuple[Attr, ...]] = ()
     __by_number__: ClassVar[dict[int, Attr]] = {}
 
-    def __init_subclass__(cls, *, wire_order: tuple[str, ...] = (), **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, wire_order: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = {name: value for name, value in cls.__dict__.items() if isinstance(value, Attr)}
         inherited = {a.name: a for base in cls.__bases__ for a in getattr(base, "__attrs__", ())}
         found = {name: own.get(name) or copy.copy(a) for name, a in inherited.items()} | own
-        unknown = [name for name in wire_order if name not in found]
+        unknown = [name for name in wire_order.split() if name not in found]
         if unknown:
             raise TypeError(f"{cls.__name__}: wire_order names {', '.join(unknown)}, which is no attribute")
-        found = {name: found[name] for name in (*wire_order, *found)}
+        found = {name: found[name] for name in (*wire_order.split(), *found)}
         for index, (name, value) in enumerate(found.items()):
             value._owner = cls
             value.index = index
@@ -276,6 +277,9 @@ class AttrSet(View):
     """A nest: attributes inside an attribute."""
 
     __slots__ = ()
+
+    #: the message that says the same (``conntrack.Flow``), and in whose place its attributes are described
+    __told_by__: ClassVar[str] = ""
 
     def __bytes__(self) -> bytes:
         """The attributes of the nest, without the header of the attribute that holds them."""

@@ -38,27 +38,31 @@ class Row(NamedTuple):
     path: str  #: the field, with the fields it is nested in: ``vlan.tci``
     number: int
     kernel_name: str
-    layout: str  #: ``be32``; of a record its parts, ``packet_id be32, hook u8``
+    layout: str  #: ``be32``; of a record its parts, ``packet_id be32, hook u8``; ``nest Vlan``
     presence: str  #: ``required`` or ``optional``
     since: str  #: first kernel that knows it, "" where that is long ago
     meaning: str
 
 
-def rows(declaration: type[View], within: str = "") -> Iterator[Row]:
-    """The attributes of a message or nest in the order of the wire, each nest followed by what is in it."""
+def rows(declaration: type[View], within: str = "", *, deep: bool = True) -> Iterator[Row]:
+    """The attributes of a message or nest in the order of the wire, each nest followed by what is in it.
+
+    What is in a nest is left out where a message says the same, and without ``deep`` always.
+    """
     for a in declaration.__attrs__:
         path = f"{within}{a.name}"
         presence = "required" if a.required else "optional"
         yield Row(path, a.number, a.kernel_name, _layout_name(a), presence, a.since, a.doc)
-        if a.nest is not None:
+        if deep and a.nest is not None and not a.nest.__told_by__:
             yield from rows(a.nest, f"{path}.")
 
 
 def _layout_name(a: Attr) -> str:
-    if a.layout is None:
-        return "nest"
+    if a.nest is not None:
+        return f"nest {a.nest.__name__}"
+    assert a.layout is not None
     parts = ", ".join(f"{name} {part.name}" for name, part in a.layout.parts)
-    return parts or ("nest" if a.nested else a.layout.name)
+    return parts or a.layout.name
 
 
 # --- one line per message ------------------------------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import Annotated, Any, NamedTuple, TypeAlias, cast
-
-import construct
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, cast
 
 from nfnl.wire.header import BIG, ByteOrder
+
+if TYPE_CHECKING:
+    import construct
 
 Construct: TypeAlias = "construct.Construct[Any, Any]"
 
@@ -62,39 +64,49 @@ class Layout:
         return (order if self.host else BIG).prefix
 
 
-def _fixed(obj: Construct) -> Callable[[ByteOrder], Construct]:
-    return lambda order: obj
+def _library() -> ModuleType:
+    # Importing construct takes longer than importing nfnl, and what is fast has no need of it.
+    import construct
+
+    return construct
 
 
-def _hosted(little: Construct, big: Construct) -> Callable[[ByteOrder], Construct]:
-    return lambda order: big if order is BIG else little
+def _fixed(make: Callable[[ModuleType], Construct]) -> Callable[[ByteOrder], Construct]:
+    made = cache(lambda: make(_library()))
+    return lambda order: made()
 
 
-u8 = Layout("u8", _fixed(construct.Int8ub), 1, "B")
-be16 = Layout("be16", _fixed(construct.Int16ub), 2, "H")
-be32 = Layout("be32", _fixed(construct.Int32ub), 4, "I")
-be64 = Layout("be64", _fixed(construct.Int64ub), 8, "Q")
-sbe32 = Layout("signed be32", _fixed(construct.Int32sb), 4, "i")
-u16 = Layout("u16", _hosted(construct.Int16ul, construct.Int16ub), 2, "H", host=True)
-u32 = Layout("u32", _hosted(construct.Int32ul, construct.Int32ub), 4, "I", host=True)
-u64 = Layout("u64", _hosted(construct.Int64ul, construct.Int64ub), 8, "Q", host=True)
-raw = Layout("bytes", _fixed(construct.GreedyBytes), 0, greedy=True)
+def _hosted(name: str) -> Callable[[ByteOrder], Construct]:
+    return lambda order: cast("Construct", getattr(_library(), f"{name}{'b' if order is BIG else 'l'}"))
 
 
-class _CStringConstruct(construct.Adapter):  # type: ignore[type-arg]
+u8 = Layout("u8", _fixed(lambda c: c.Int8ub), 1, "B")
+be16 = Layout("be16", _fixed(lambda c: c.Int16ub), 2, "H")
+be32 = Layout("be32", _fixed(lambda c: c.Int32ub), 4, "I")
+be64 = Layout("be64", _fixed(lambda c: c.Int64ub), 8, "Q")
+sbe32 = Layout("signed be32", _fixed(lambda c: c.Int32sb), 4, "i")
+u16 = Layout("u16", _hosted("Int16u"), 2, "H", host=True)
+u32 = Layout("u32", _hosted("Int32u"), 4, "I", host=True)
+u64 = Layout("u64", _hosted("Int64u"), 8, "Q", host=True)
+raw = Layout("bytes", _fixed(lambda c: c.GreedyBytes), 0, greedy=True)
+
+
+def _text(c: ModuleType) -> Construct:
     """Text up to the first NUL, or to the end where there is none, as the kernel's ``nla_strscpy`` takes it."""
 
-    def _decode(self, obj: bytes, context: Any, path: Any) -> str:
-        return obj.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-
-    def _encode(self, obj: str, context: Any, path: Any) -> bytes:
-        data = obj.encode("utf-8", "surrogateescape")
+    def encode(value: str, context: Any) -> bytes:
+        data = value.encode("utf-8", "surrogateescape")
         if b"\0" in data:
-            raise construct.StringError("a NUL inside a NUL-terminated text", path=str(path))
+            raise c.StringError("a NUL inside a NUL-terminated text")
         return data + b"\0"
 
+    def decode(data: bytes, context: Any) -> str:
+        return data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
-cstring = Layout("text", _fixed(_CStringConstruct(construct.GreedyBytes)), 0, greedy=True)
+    return cast("Construct", c.ExprAdapter(c.GreedyBytes, decode, encode))
+
+
+cstring = Layout("text", _fixed(_text), 0, greedy=True)
 
 
 def _plain_ipv4(value: Any) -> int:
@@ -109,13 +121,13 @@ def _plain_ipv6(value: Any) -> bytes:
     return value.packed
 
 
-ipv4 = Layout("ipv4", _fixed(construct.Int32ub), 4, "I", convert=IPv4Address, plain=_plain_ipv4)
-ipv6 = Layout("ipv6", _fixed(construct.Bytes(16)), 16, "16s", convert=IPv6Address, plain=_plain_ipv6)
+ipv4 = Layout("ipv4", _fixed(lambda c: c.Int32ub), 4, "I", convert=IPv4Address, plain=_plain_ipv4)
+ipv6 = Layout("ipv6", _fixed(lambda c: c.Bytes(16)), 16, "16s", convert=IPv6Address, plain=_plain_ipv6)
 
 
 def octets(count: int) -> Layout:
     """Exactly ``count`` bytes."""
-    return Layout(f"{count} bytes", _fixed(construct.Bytes(count)), count, f"{count}s")
+    return Layout(f"{count} bytes", _fixed(lambda c: c.Bytes(count)), count, f"{count}s")
 
 
 def as_enum(layout: Layout, kind: type[enum.IntEnum] | type[enum.IntFlag]) -> Layout:
@@ -177,7 +189,9 @@ def _record(kind: type[NamedTuple]) -> Layout:
             raise TypeError(f"{kind.__name__}.{name}: a record is made of fixed layouts in network order")
         parts.append((name, part))
 
-    subcons = construct.Struct(*(construct.Renamed(part.construct(BIG), newname=name) for name, part in parts))
+    def subcons(c: ModuleType) -> Construct:
+        return cast("Construct", c.Struct(*(c.Renamed(part.construct(BIG), newname=name) for name, part in parts)))
+
     converters = [(i, part.convert) for i, (_, part) in enumerate(parts) if part.convert is not None]
     make = kind._make  # type: ignore[attr-defined,unused-ignore]
 

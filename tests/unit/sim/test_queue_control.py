@@ -18,6 +18,7 @@ from nfnl.sim.queue import packet_message
 from nfnl.sim.queueing import COPY_META, COPY_NONE, COPY_PACKET, FAIL_OPEN, MAX_COPY_RANGE, UID_GID, Queue, QueuedEntry
 from nfnl.sim.skb import IPV4, IPV6, Checksum, Device, Owner, Skb
 from nfnl.sim.socket import FakeSocket
+from nfnl.subsys.conntrack import AttachedFlow
 from nfnl.subsys.queue import (
     Command,
     Config,
@@ -325,7 +326,7 @@ def test_a_payload_that_cannot_be_applied_drops_the_packet_and_is_acknowledged(r
 def test_attributes_of_bridges_and_conntrack_are_ignored(rig: Rig, client: Client) -> None:
     journey = rig.inject(skb(), INPUT)
     client.packets()
-    assert client.errors(verdict(0, 1, ACCEPT, l2hdr=b"x" * 99, ct=b"garbage")) == [0]
+    assert client.errors(verdict(0, 1, ACCEPT, l2hdr=b"x" * 99, ct=AttachedFlow(mark=7))) == [0]
     assert journey.delivered
     assert journey.data == journey.packet
 

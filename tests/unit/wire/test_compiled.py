@@ -24,7 +24,7 @@ def test_the_length_of_the_last_attribute_never_carries_into_its_type() -> None:
     codec = Codec(Packet, LITTLE)
     seen = codec.decode(packet(HEADER, (8, 10, b"ABCD")))
     assert seen.payload == b"ABCD"
-    other = packet(HEADER, (8, 11, struct.pack("<HH", 4, 7)), (65532, 99, bytes(65528)), (4, 98, b""))
+    other = packet(HEADER, (8, 11, struct.pack("<HH", 4, 100)), (65532, 99, bytes(65528)), (4, 98, b""))
     assert len(other) - 32 == 65544
     assert codec.match(other) is None
     message = codec.decode(other)

@@ -61,9 +61,9 @@ def test_rows_say_everything_that_is_declared() -> None:
         "",
         "packet id, link-layer protocol, hook",
     )
-    assert found["vlan"][:6] == ("vlan", 19, "NFQA_VLAN", "nest", "optional", "4.7")
+    assert found["vlan"][:6] == ("vlan", 19, "NFQA_VLAN", "nest Vlan", "optional", "4.7")
     assert found["vlan.tci"].kernel_name == "NFQA_VLAN_TCI"
-    assert found["ct"].layout == "nest"
+    assert found["ct"].layout == "nest AttachedFlow"
     assert found["ct_info"].layout == "be32 ConntrackInfo"
 
 
@@ -117,7 +117,10 @@ def test_a_message_in_one_line(message: NetlinkMessage, said: str) -> None:
         ("6.18.44/packet.OUTPUT.packet", "Packet queue 1 id 1 OUTPUT, outdev 1, payload 33 bytes"),
         (
             "6.18.15/packet.ct.new",
-            "Packet queue 1 id 1 OUTPUT, outdev 1, ct 136 bytes, ct_info NEW, skb_info CSUMNOTREADY",
+            (
+                "Packet queue 1 id 1 OUTPUT, outdev 1, ct (udp 127.0.0.1:41127 > 127.0.0.1:9000 timeout 30 id 2836202517), "
+                "ct_info NEW, skb_info CSUMNOTREADY"
+            ),
         ),
         ("6.18.44/ack.cap0.ext1.ERANGE", "Error ERANGE of Config seq 1: 'Attribute failed policy validation' at Config.command"),
     ],
