@@ -174,7 +174,7 @@ class LinuxLab:
         self._reports = opened(socket.AF_NETLINK, socket.SOCK_RAW, 12)
         self._reports.bind((_PORT, 0))
         _enlarge(self._reports, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-        _configure_logging(self._reports)
+        _configure_netfilter(self._reports)
         if self.flavour == "nft":
             self._reports.setsockopt(270, 1, 9)  # NETLINK_ADD_MEMBERSHIP of NFNLGRP_NFTRACE
         self._watch = Watch(self._reports, self._rules, self._refresh)
@@ -756,22 +756,24 @@ def _enlarge(sock: socket.socket, force: int, ask: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, ask, _BUFFER)
 
 
-def _configure_logging(sock: socket.socket) -> None:
-    """Receive the log groups of the probes and of traced packets. See nfnetlink_log.h."""
+def _configure_netfilter(sock: socket.socket) -> None:
+    """Receive the log groups of the probes and of traced packets (nfnetlink_log.h), and see to it that there are queues."""
 
     def attribute(number: int, value: bytes) -> bytes:
         return struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
 
     # NFULNL_CFG_CMD_BIND; NFULNL_COPY_PACKET; NFULA_CFG_QTHRESH: report at once
     everything = attribute(1, b"\1") + attribute(2, struct.pack("!IBx", 65531, 2)) + attribute(5, struct.pack("!I", 1))
-    for what, family, group, attributes in (
-        ("becoming the logger of IPv4", socket.AF_INET, 0, attribute(1, b"\3")),
-        ("becoming the logger of IPv6", socket.AF_INET6, 0, attribute(1, b"\3")),
-        ("binding the NFLOG group of traces", 0, TRACES, everything),
-        ("binding the NFLOG group of the probes", 0, PROBES, everything),
+    for what, message, family, group, attributes in (
+        ("becoming the logger of IPv4", 0x0401, socket.AF_INET, 0, attribute(1, b"\3")),
+        ("becoming the logger of IPv6", 0x0401, socket.AF_INET6, 0, attribute(1, b"\3")),
+        ("binding the NFLOG group of traces", 0x0401, 0, TRACES, everything),
+        ("binding the NFLOG group of the probes", 0x0401, 0, PROBES, everything),
+        # NFQNL_CFG_CMD_PF_UNBIND does nothing, but whoever says so first has the module loaded, and with it comes the /proc file
+        ("looking for queues", 0x0302, 0, 0, attribute(1, b"\4\0\0\0")),
     ):
         body = struct.pack("!BBH", family, 0, group) + attributes
-        sock.sendto(struct.pack("=IHHII", 16 + len(body), 0x0401, 5, 1, 0) + body, (0, 0))
+        sock.sendto(struct.pack("=IHHII", 16 + len(body), message, 5, 1, 0) + body, (0, 0))
         number = -int(struct.unpack_from("=i", sock.recv(4096), 16)[0])
         if number:
             raise OSError(number, f"{what}: {os.strerror(number)}")
