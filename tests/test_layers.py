@@ -47,7 +47,28 @@ DATA_PLANE = [
     "expectations",
     "nat",
 ]
-CONTROL_PLANE = ["errnos", "profile", "bpf", "gate", "af_netlink", "socket", "netlink", "dump", "nfnetlink", "queue", "transport"]
+CONTROL_PLANE = [
+    "errnos",
+    "profile",
+    "bpf",
+    "gate",
+    "af_netlink",
+    "socket",
+    "netlink",
+    "dump",
+    "nfnetlink",
+    "queue",
+    "ct_requests",
+    "ct_filter",
+    "ct_messages",
+    "ct_notify",
+    "ct_dumps",
+    "ct_change",
+    "ct_proc",
+    "ctnetlink",
+    "ctnetlink_expect",
+    "transport",
+]
 COMPOSITION = ["xtables", "xshared", "iptables", "kernel", "__init__"]
 
 #: module, or package with a dot at its end -> what it may import of nfnl. The most specific row counts.

@@ -25,12 +25,17 @@ class Errno(IntEnum):
     ENOENT = 2, "No such file or directory"
     EBADF = 9, "Bad file descriptor"
     EAGAIN = 11, "Resource temporarily unavailable"
+    ENOMEM = 12, "Cannot allocate memory"
     EACCES = 13, "Permission denied"
     EBUSY = 16, "Device or resource busy"
+    EEXIST = 17, "File exists"
     ENODEV = 19, "No such device"
     EINVAL = 22, "Invalid argument"
+    EMFILE = 24, "Too many open files"
+    ENOSPC = 28, "No space left on device"
     ERANGE = 34, "Numerical result out of range"
     ENODATA = 61, "No data available"
+    ETIME = 62, "Timer expired"
     EMSGSIZE = 90, "Message too long"
     ENOPROTOOPT = 92, "Protocol not available"
     EPROTONOSUPPORT = 93, "Protocol not supported"
@@ -38,9 +43,16 @@ class Errno(IntEnum):
     EOPNOTSUPP = 95, "Operation not supported"
     EADDRINUSE = 98, "Address already in use"
     ENOBUFS = 105, "No buffer space available"
+    ESHUTDOWN = 108, "Cannot send after transport endpoint shutdown"
     ECONNREFUSED = 111, "Connection refused"
+    EALREADY = 114, "Operation already in progress"
     #: the kernel's own, which leaks to user space without a name there
     ENOTSUPP = 524, "Operation not supported (kernel-internal ENOTSUPP)"
+
+    @classmethod
+    def of(cls, error: OSError) -> Errno:
+        """The number that Linux has for an error of this system."""
+        return cls[host.errorcode[error.errno or 0]]
 
     def error(self, subject: str | None = None) -> OSError:
         """The exception a system call ends with; ``subject`` is the file it is about."""

@@ -15,6 +15,7 @@ class Policy(NamedTuple):
 
     max_expected: int  #: at once, for one master; 0: any number
     timeout: int  #: seconds an expectation waits
+    name: str = ""  #: of the class, where it has one
 
 
 class Helper(NamedTuple):
@@ -31,7 +32,7 @@ class Helper(NamedTuple):
 
 _BOTH = (IPV4, IPV6)
 _ONE = (Policy(1, 300),)
-_SIP = (Policy(1, 180), Policy(4, 180), Policy(4, 180), Policy(2, 180))  # signalling, audio, video, image
+_SIP = (Policy(1, 180, "signalling"), Policy(4, 180, "audio"), Policy(4, 180, "video"), Policy(2, 180, "image"))
 
 #: Those that come with Linux, with the settings they have unless told otherwise.
 HELPERS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, SupportsBytes
 
@@ -11,11 +11,18 @@ from nfnl.errors import NetlinkError, TransportClosed
 from nfnl.sim.af_netlink import NOT_MODELLED as SOCKETS_NOT_MODELLED
 from nfnl.sim.af_netlink import SOCK_DGRAM, SOCK_RAW, Capability, Process, Sock, SocketTable
 from nfnl.sim.clock import Clock
+from nfnl.sim.conntrack import ConntrackTable
+from nfnl.sim.ct_sysctls import PREFIX as CONNTRACK_SYSCTLS
+from nfnl.sim.ctnetlink import NOT_MODELLED as CTNETLINK_NOT_MODELLED
+from nfnl.sim.ctnetlink import ConntrackSubsystem
+from nfnl.sim.ctnetlink_expect import ExpectSubsystem
 from nfnl.sim.errnos import Errno
+from nfnl.sim.expectations import ExpectationTable
 from nfnl.sim.gate import Gate
 from nfnl.sim.hooks import HASH_SEED, HookTable
 from nfnl.sim.iptables import Iptables
 from nfnl.sim.journey import Journey
+from nfnl.sim.nat import Nat
 from nfnl.sim.nfnetlink import NOT_MODELLED as NFNETLINK_NOT_MODELLED
 from nfnl.sim.nfnetlink import Nfnetlink, ProcFile
 from nfnl.sim.profile import Profile
@@ -34,6 +41,7 @@ NOT_MODELLED: dict[str, dict[str, str]] = {
     "netlink sockets": SOCKETS_NOT_MODELLED,
     "nfnetlink": NFNETLINK_NOT_MODELLED,
     "queue": QUEUE_NOT_MODELLED,
+    "conntrack": CTNETLINK_NOT_MODELLED,
 }
 
 
@@ -49,6 +57,11 @@ class _World:
         self.sockets = SocketTable(gate, self.clock, profile, process, self.stack.sysctls)
         self.nfnetlink = Nfnetlink(self.sockets, profile)
         QueueSubsystem(self.nfnetlink, self.sockets, self.queues, profile)
+        self.conntrack = ConntrackTable(self.clock)
+        self.expectations = ExpectationTable(self.conntrack)
+        self.nat = Nat(self.conntrack)
+        ConntrackSubsystem(self.nfnetlink, self.sockets, self.conntrack, self.expectations, self.nat)
+        ExpectSubsystem(self.nfnetlink, self.conntrack, self.expectations)
         self.sent: list[Journey] = []
 
     def iptables(self, family: int) -> Iptables:
@@ -206,8 +219,10 @@ class FakeKernel:
         Raises OSError: ENOENT, EINVAL for what is no number, EACCES for writing without being root.
         """
         with self._gate:
-            sysctls = self._world.stack.sysctls
             key = name.replace("/", ".")
+            sysctls: MutableMapping[str, int] = self._world.stack.sysctls
+            if key.startswith(CONNTRACK_SYSCTLS):
+                sysctls = self._world.conntrack.sysctls
             if key not in sysctls:
                 raise Errno.ENOENT.error(name)
             if value is not None:

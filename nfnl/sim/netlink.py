@@ -64,8 +64,18 @@ class Request:
         self.policy_room = 0
 
     @property
+    def family(self) -> int:
+        """``nfgen_family`` of the nfgenmsg that follows the header."""
+        return self.data[self.offset + NLMSG_HDRLEN]
+
+    @property
+    def version(self) -> int:
+        """``version`` of the nfgenmsg."""
+        return self.data[self.offset + NLMSG_HDRLEN + 1]
+
+    @property
     def res_id(self) -> int:
-        """``res_id`` of the nfgenmsg that follows the header."""
+        """``res_id`` of the nfgenmsg."""
         at = self.offset + NLMSG_HDRLEN + 2
         return self.data[at] << 8 | self.data[at + 1]
 

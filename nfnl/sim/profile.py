@@ -12,6 +12,10 @@ _TRAILER = 320
 _PAGE = 4096
 
 
+def _version(name: str) -> list[int]:
+    return [int(part) for part in name.split(".")]
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """One kernel. The defaults are those of 6.18.44; `PROFILES` has others.
@@ -40,6 +44,14 @@ class Profile:
     queue_message: int = 120
     #: numbers of nfnetlink subsystems: 0 to this, exclusive (NFNL_SUBSYS_COUNT)
     subsystems: int = 13
+    #: CTA_FILTER lets flows through whose IPv6 addresses are *not* those it names
+    filter_inverts_ipv6: bool = True
+    #: NLMSG_DONE of a dump of flows has NLM_F_DUMP_FILTERED, too
+    done_says_filtered: bool = False
+
+    def knows(self, since: str) -> bool:
+        """It has what came with that kernel; "": what always was there."""
+        return not since or _version(since) <= _version(self.name)
 
     def head(self, size: int) -> int:
         """Bytes taken for a buffer of ``size`` (`__alloc_skb`)."""
@@ -101,7 +113,9 @@ PROFILES = {
             entry_limit=None,
             queue_message=112,
         ),
-        Profile("6.12.117", small_head=640, rmem_max=212992, wmem_max=212992),
+        Profile(
+            "6.12.117", small_head=640, rmem_max=212992, wmem_max=212992, filter_inverts_ipv6=False, done_says_filtered=True
+        ),
         Profile("6.18.15", small_head=640, entry_limit=None, unknown_command=Errno.ENOTSUPP),
         Profile(),
     )
