@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, SupportsBytes
 
-from nfnl.errors import NetlinkError, TransportClosed
+from nfnl.errors import NetlinkError, NotModelled, TransportClosed
 from nfnl.sim.af_netlink import NOT_MODELLED as SOCKETS_NOT_MODELLED
 from nfnl.sim.af_netlink import SOCK_DGRAM, SOCK_RAW, Capability, Process, Sock, SocketTable
 from nfnl.sim.clock import Clock
@@ -20,6 +20,7 @@ from nfnl.sim.errnos import Errno
 from nfnl.sim.expectations import ExpectationTable
 from nfnl.sim.gate import Gate
 from nfnl.sim.hooks import HASH_SEED, HookTable
+from nfnl.sim.iptables import NOT_MODELLED as IPTABLES_NOT_MODELLED
 from nfnl.sim.iptables import Iptables
 from nfnl.sim.journey import Journey
 from nfnl.sim.nat import Nat
@@ -31,7 +32,8 @@ from nfnl.sim.queue import QueueSubsystem
 from nfnl.sim.queueing import QueueTable
 from nfnl.sim.skb import IPV4, IPV6, Device, Link
 from nfnl.sim.socket import FakeSocket
-from nfnl.sim.stack import Stack
+from nfnl.sim.stack import FIXED_SYSCTLS, SYSCTLS, Stack
+from nfnl.sim.stack import NOT_MODELLED as STACK_NOT_MODELLED
 from nfnl.sim.transport import FakeTransport
 from nfnl.transport.base import SocketOptions
 from nfnl.wire.constants import NETLINK_NETFILTER
@@ -42,6 +44,17 @@ NOT_MODELLED: dict[str, dict[str, str]] = {
     "nfnetlink": NFNETLINK_NOT_MODELLED,
     "queue": QUEUE_NOT_MODELLED,
     "conntrack": CTNETLINK_NOT_MODELLED,
+    "the IP stack": STACK_NOT_MODELLED,
+    "iptables": IPTABLES_NOT_MODELLED,
+}
+
+
+#: How sysctls are at first: as in a `nfnl.testing.lab.LinuxLab`, where nothing happens by itself or depends on time.
+WORLD_SYSCTLS = SYSCTLS | {
+    "net.ipv4.icmp_ratelimit": 0,
+    "net.ipv4.conf.all.send_redirects": 0,
+    "net.ipv4.conf.default.send_redirects": 0,
+    "net.ipv6.icmp.ratelimit": 0,
 }
 
 
@@ -52,7 +65,7 @@ class _World:
         self.clock = Clock()
         self.hooks = HookTable(hash_seed=hash_seed)
         self.queues = QueueTable(self.hooks, entry_limit=profile.entry_limit)
-        self.stack = Stack(self.clock, self.queues)
+        self.stack = Stack(self.clock, self.queues, WORLD_SYSCTLS)
         self._iptables: dict[int, Iptables] = {}
         self.sockets = SocketTable(gate, self.clock, profile, process, self.stack.sysctls)
         self.nfnetlink = Nfnetlink(self.sockets, profile)
@@ -188,6 +201,11 @@ class FakeKernel:
         with self._gate:
             self._world.iptables(IPV4).restore(text)
 
+    def ip6tables_restore(self, text: str) -> None:
+        """``ip6tables-restore`` with this input. Raises `IptablesError`."""
+        with self._gate:
+            self._world.iptables(IPV6).restore(text)
+
     def add_device(self, name: str, link: Link = Link.NONE, *, index: int | None = None, mtu: int = 1500) -> Device:
         """A new device, up, without addresses. Raises OSError (EEXIST)."""
         with self._gate:
@@ -216,13 +234,18 @@ class FakeKernel:
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """Read a sysctl by its dotted name, after writing ``value`` if one is given.
 
-        Raises OSError: ENOENT, EINVAL for what is no number, EACCES for writing without being root.
+        Raises OSError: ENOENT, EINVAL for what is no number, EACCES for writing without being root; `NotModelled` for a value that
+        would make a difference which the fake does not know (``net.ipv4.conf.all.rp_filter``).
         """
         with self._gate:
             key = name.replace("/", ".")
             sysctls: MutableMapping[str, int] = self._world.stack.sysctls
             if key.startswith(CONNTRACK_SYSCTLS):
                 sysctls = self._world.conntrack.sysctls
+            if key in FIXED_SYSCTLS:
+                if value is not None and str(value) != str(FIXED_SYSCTLS[key]):
+                    raise NotModelled(f"{name} other than {FIXED_SYSCTLS[key]}")
+                return str(FIXED_SYSCTLS[key])
             if key not in sysctls:
                 raise Errno.ENOENT.error(name)
             if value is not None:

@@ -7,6 +7,7 @@ There are no local sockets: every TCP and UDP port is closed, and what `Stack.se
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from errno import EEXIST, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETDOWN, ENETUNREACH, ENODEV
 from typing import SupportsBytes
 
@@ -59,6 +60,8 @@ NOT_MODELLED = {
     "the limit on ICMP errors to all addresses together": "left out, for it draws lots; the limits for each address are there",
     "answers to 255.255.255.255 or a multicast address": "leave by the route to it; in Linux by the device of their source",
     "fragments on their way out": "the journey holds the whole packet and says in how many fragments it left",
+    "net.ipv4.conf.default": "for devices made later; in Linux also for those there are, unless set by themselves",
+    "other values of sysctls that are fixed, such as rp_filter": "NotModelled is raised",
     "limits of memory": "fragments and packets wait in any number",
 }
 
@@ -72,9 +75,25 @@ SYSCTLS = {
     "net.ipv4.icmp_ratemask": 6168,
     # on if it is on here or at the device
     "net.ipv4.conf.all.send_redirects": 1,
+    "net.ipv4.conf.default.send_redirects": 1,
     "net.ipv6.conf.all.forwarding": 0,
     "net.ipv6.icmp.echo_ignore_all": 0,
     "net.ipv6.icmp.ratelimit": 100,
+}
+#: What cannot be tuned, and how it is.
+FIXED_SYSCTLS = {
+    **{
+        f"net.ipv4.conf.{which}.{name}": 0
+        for which in ("all", "default")
+        for name in ("rp_filter", "accept_local", "route_localnet", "log_martians", "accept_redirects")
+    },
+    "net.ipv4.icmp_msgs_per_sec": 1_000_000,
+    "net.ipv4.icmp_msgs_burst": 1_000_000,
+    **{f"net.ipv6.conf.{which}.accept_ra": 0 for which in ("all", "default")},
+    **{f"net.ipv6.conf.default.{name}": 0 for name in ("autoconf", "accept_dad", "dad_transmits", "router_solicitations")},
+    "net.ipv6.conf.default.addr_gen_mode": 1,
+    "net.ipv6.conf.default.disable_ipv6": 0,
+    "net.ipv6.auto_flowlabels": 0,
 }
 
 
@@ -94,14 +113,14 @@ class Stack:
     holds are not the restored machine's.
     """
 
-    def __init__(self, clock: Clock, queues: QueueTable) -> None:
+    def __init__(self, clock: Clock, queues: QueueTable, sysctls: Mapping[str, int] = SYSCTLS) -> None:
         self.clock = clock
         self.queues = queues
         self.hooks = queues.hooks
         #: somebody on the machine asked for receive time stamps (SO_TIMESTAMP): every packet gets one
         self.timestamping = False
         #: what can be tuned, by name; what is not in here is not modelled
-        self.sysctls = dict(SYSCTLS)
+        self.sysctls = dict(sysctls)
         #: by name; `Device.mtu` and the MAC addresses may be changed freely, `Device.up` through `set_up`
         self.devices: dict[str, Device] = {}
         self.routing = Routing(self.add_device("lo", Link.LOOPBACK, mtu=65536))
@@ -129,7 +148,7 @@ class Stack:
         if name in self.devices or any(dev.index == index for dev in self.devices.values()):
             raise OSError(EEXIST, "File exists", name)
         device = self.devices[name] = Device(name, index, link, mtu=mtu)
-        self.sysctls[f"net.ipv4.conf.{name}.send_redirects"] = 1
+        self.sysctls[f"net.ipv4.conf.{name}.send_redirects"] = self.sysctls["net.ipv4.conf.default.send_redirects"]
         return device
 
     def device(self, name: str) -> Device:

@@ -247,6 +247,10 @@ class LinuxLab:
         """``iptables-restore`` with this input. Raises `IptablesError`."""
         return self._iptables("iptables", "", text)
 
+    def ip6tables_restore(self, text: str) -> str:
+        """``ip6tables-restore`` with this input. Raises `IptablesError`."""
+        return self._iptables("ip6tables", "", text)
+
     def send(self, packet: SupportsBytes, *, mark: int = 0, priority: int = 0) -> Journey:
         """A local program sends a packet, from the network header on, through a raw socket with IP_HDRINCL.
 

@@ -9,11 +9,12 @@ from threading import Event, Thread
 import pytest
 
 from nfnl.errors import OverrunError, TransportClosed
-from nfnl.sim import NOT_MODELLED, Capability, FakeKernel, FakeSocket, FakeTransport, Fate, Idle
+from nfnl.sim import NOT_MODELLED, Capability, FakeKernel, FakeSocket, FakeTransport, Fate, Idle, NotModelled
 from nfnl.sim.af_netlink import SO_RCVBUF, SOL_SOCKET
 from nfnl.sim.queueing import COPY_PACKET
 from nfnl.sim.skb import checksum
 from nfnl.subsys.queue import Command, Config, ConfigCommand, CopyMode, Packet, Params, QueueFlag
+from nfnl.testing import lab
 from nfnl.transport.base import Kernel, SocketOptions, Transport, Wait
 from nfnl.wire.codec import decode
 from nfnl.wire.constants import SOL_NETLINK, NlmsgFlag, SocketOption, Verdict
@@ -89,6 +90,22 @@ def test_the_second_family_has_its_own_rules(kernel: FakeKernel, transport: Fake
     assert kernel.receive(ping()).delivered
     kernel.iptables_restore("*filter\n:INPUT DROP [0:0]\nCOMMIT\n")
     assert kernel.receive(ping()).dropped
+    kernel.ip6tables_restore("*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n")
+    assert "-P INPUT ACCEPT" in kernel.ip6tables("-S")
+    assert "-P INPUT DROP" in kernel.iptables("-S")
+
+
+@pytest.mark.parametrize("name", lab.SYSCTLS | lab.NEWER_SYSCTLS)
+def test_sysctls_are_as_in_a_lab(kernel: FakeKernel, name: str) -> None:
+    kernel.add_device("eth1")
+    for which in (name, name.replace(".all.", ".eth1.") if "send_redirects" in name else name):
+        assert kernel.sysctl(which) == str((lab.SYSCTLS | lab.NEWER_SYSCTLS)[name])
+
+
+def test_what_cannot_be_tuned(kernel: FakeKernel) -> None:
+    assert kernel.sysctl("net.ipv4.conf.all.rp_filter", 0) == "0"
+    with pytest.raises(NotModelled, match="rp_filter other than 0"):
+        kernel.sysctl("net.ipv4.conf.all.rp_filter", 1)
 
 
 def test_a_local_packet_tells_whose_it_is(kernel: FakeKernel, transport: FakeTransport) -> None:

@@ -266,6 +266,12 @@ def test_the_rules_of_a_restored_table_are_known(lab: LinuxLab) -> None:
     assert [step.what for step in lab.receive(UDP9).steps if step.table] == ["-A INPUT -p udp", "policy ACCEPT"]
 
 
+def test_whole_files_for_each_family(lab: LinuxLab) -> None:
+    lab.ip6tables_restore("*filter\n:INPUT DROP\nCOMMIT\n")
+    assert "-P INPUT DROP" in lab.ip6tables("-S")
+    assert "-P INPUT ACCEPT" in lab.iptables("-S")
+
+
 def test_a_policy_drops(lab: LinuxLab) -> None:
     lab.iptables("-P INPUT DROP")
     assert lab.receive(PING).reason == "policy DROP"
