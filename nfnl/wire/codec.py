@@ -11,6 +11,8 @@ from nfnl.wire.control import Generic, Malformed, control
 from nfnl.wire.declare import Direction, Message, View, registry
 from nfnl.wire.header import NATIVE, ByteOrder, NetlinkMessage, Part, walk
 
+_REQUEST = int(NlmsgFlag.REQUEST)
+
 
 def decode(
     datagram: bytes, *, direction: Direction | None = None, strict: bool = False, order: ByteOrder = NATIVE
@@ -46,7 +48,7 @@ def decode_part(part: Part, direction: Direction | None = None, order: ByteOrder
         message: NetlinkMessage = control(part, order)
         return message
     if direction is None:
-        direction = Direction.TO_KERNEL if part.flags & NlmsgFlag.REQUEST else Direction.FROM_KERNEL
+        direction = Direction.TO_KERNEL if part.flags & _REQUEST else Direction.FROM_KERNEL
     cls = registry.get((part.type, direction))
     if cls is None or part.length < BODY:
         return Generic(part.data, order)

@@ -1,10 +1,9 @@
 """The fast codec: Python generated from declarations at first use.
 
 How it is fast. A *shape* is what a message looks like before anybody reads a value: which attributes, in which order, of which
-length. Traffic comes in few shapes, so once a generic decode has learned one, a generated matcher recognises the next message
-of it by one struct call and a handful of integer comparisons. A matched message needs no further checks, since
-every attribute header in it was compared with one that was checked before. What matches no remembered shape is decoded
-generically, with the same result.
+length. Traffic comes in few shapes, so once a generic decode has learned one, a matcher recognises the next message of it by
+comparing all its headers at once. A matched message needs no further checks, since every attribute header in it was compared with
+one that was checked before. What matches no remembered shape is decoded generically, with the same result.
 
 How it is right. `nfnl.wire.reference` says the same thing again through construct, and a property test holds the two together on
 generated, near-valid and random bytes.
@@ -88,8 +87,11 @@ class Codec:
         install(cls)
         self.cls = cls
         self.order = order
-        #: what tells shapes apart -> (shape, its matcher)
-        self._known: dict[tuple[Any, ...], tuple[Shape, Matcher]] = {}
+        #: keys of the patterns that are remembered
+        self._known: set[tuple[Any, ...]] = set()
+        #: matchers of shapes of one length by that length, and of those whose last attribute may have any
+        self._of_length: dict[int, list[Matcher]] = {}
+        self._of_any: list[Matcher] = []
         #: the matcher of the shape seen last
         self.match: Matcher = lambda data: None
 
@@ -102,8 +104,9 @@ class Codec:
 
     def remembered(self, data: bytes) -> Shape | None:
         """The shape of ``data``, if it is any of those seen before. It is tried first next time: traffic comes in runs."""
-        for shape, matcher in self._known.values():
-            if matcher(data) is not None:
+        for matcher in self._of_length.get(len(data), []) + self._of_any:
+            shape = matcher(data)
+            if shape is not None:
                 self.match = matcher
                 return shape
         return None
@@ -114,9 +117,11 @@ class Codec:
         if found is not None:
             return found
         shape, remember = self._analyse(data, base)
-        if remember is not None and len(self._known) < MAX_SHAPES:
-            self.match = _matcher(self.cls, shape, remember)
-            self._known[remember.key] = shape, self.match
+        if remember is not None and len(self._known) < MAX_SHAPES and remember.key not in self._known:
+            self._known.add(remember.key)
+            self.match = _matcher(shape, remember)
+            same = self._of_any if remember.length is None else self._of_length.setdefault(remember.length, [])
+            same.append(self.match)
         return shape
 
     def _analyse(self, data: bytes, base: int) -> tuple[Shape, Pattern | None]:
@@ -206,18 +211,43 @@ def _place(
     return start if layout.code else slice(start, end)
 
 
-def _matcher(cls: type[Message], shape: Shape, pattern: Pattern) -> Matcher:
-    """Generate ``match(data) -> shape | None`` for one shape.
+def _matcher(shape: Shape, pattern: Pattern) -> Matcher:
+    """``match(data) -> shape | None`` for one shape."""
+    words = [(4, pattern.type_and_flags), (16, pattern.nfgenmsg)]
+    words += [(offset, shape.order.attr.pack(nla_len, nla_type)) for offset, nla_len, nla_type in pattern.headers]
+    if pattern.length is None:
+        return _open_matcher(shape, words, pattern.headers[-1])
+    return _whole_matcher(shape, [(0, shape.order.u32.pack(pattern.length)), *words], pattern.length)
+
+
+def _whole_matcher(shape: Shape, words: list[tuple[int, bytes]], length: int) -> Matcher:
+    """For messages of one length: all the bytes as one number, under a mask without the values, must be a certain number.
+
+    However many headers there are, and flows have many, it is one comparison.
+    """
+    bits, bytes_ = bytearray(length), bytearray(length)
+    for offset, word in words:
+        bits[offset : offset + len(word)] = b"\xff" * len(word)
+        bytes_[offset : offset + len(word)] = word
+    number = int.from_bytes
+    mask, wanted = number(bits, "little"), number(bytes_, "little")
+
+    def match(data: bytes) -> Shape | None:
+        return shape if len(data) == length and number(data, "little") & mask == wanted else None
+
+    return match
+
+
+def _open_matcher(shape: Shape, words: list[tuple[int, bytes]], last_header: Header) -> Matcher:
+    """For messages whose last attribute may have any length, such as packets: generated, as the bytes may be many.
 
     One struct call takes nlmsg_len, type and flags, nfgenmsg and every attribute header out of the bytes, as words of 32 bits, or
     64 for neighbours, which are then compared.
     """
     order = shape.order
-    words = [(4, pattern.type_and_flags), (16, pattern.nfgenmsg)]
-    words += [(offset, order.attr.pack(nla_len, nla_type)) for offset, nla_len, nla_type in pattern.headers]
-    last = words.pop()
+    last = words[-1]
     merged = [words[0]]
-    for offset, word in words[1:]:
+    for offset, word in words[1:-1]:
         before, neighbour = merged[-1]
         if before + 4 == offset and len(neighbour) == 4:
             merged[-1] = before, neighbour + word
@@ -229,29 +259,21 @@ def _matcher(cls: type[Message], shape: Shape, pattern: Pattern) -> Matcher:
         position = offset + len(word)
         names.append(f"w{offset}")
         tests.append(f"w{offset} == {int.from_bytes(word, order.name)}")
-    if pattern.length is None:
-        # The length of the last attribute follows from that of the message. It is 4 at least, as its header could be read.
-        offset, _, nla_type = pattern.headers[-1]
-        expected = f"n + {(nla_type << 16) - offset}" if order is LITTLE else f"(n - {offset} << 16) + {nla_type}"
-        tests[-1] = f"w{offset} == {expected}"
-        tests.insert(0, f"n == len(data) <= {offset + 0xFFFF}")
-    else:
-        tests.insert(0, f"n == {pattern.length} == len(data)")
+    # The length of the last attribute follows from that of the message. It is 4 at least, as its header could be read.
+    offset, _, nla_type = last_header
+    expected = f"n + {(nla_type << 16) - offset}" if order is LITTLE else f"(n - {offset} << 16) + {nla_type}"
+    tests[-1] = f"w{offset} == {expected}"
     source = (
         "def match(data):\n"
         "    try:\n"
         f"        {', '.join(names)}, = unpack(data)\n"
         "    except StructError:\n"
         "        return None\n"
-        f"    if {' and '.join(tests)}:\n"
+        f"    if n == len(data) <= {offset + 0xFFFF} and {' and '.join(tests)}:\n"
         "        return shape\n"
     )
-    scope = {
-        "unpack": Struct(code).unpack_from,
-        "StructError": StructError,
-        "shape": shape,
-    }
-    match: Matcher = _compile(source, scope, "match", f"<nfnl matcher of {cls.__name__}>")
+    scope = {"unpack": Struct(code).unpack_from, "StructError": StructError, "shape": shape}
+    match: Matcher = _compile(source, scope, "match", "<nfnl matcher>")
     return match
 
 

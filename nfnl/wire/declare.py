@@ -37,6 +37,9 @@ class Direction(Enum):
     TO_KERNEL = "to the kernel"
     FROM_KERNEL = "from the kernel"
 
+    # there is one of each, and it is looked up with every message: Enum's own takes the name's
+    __hash__ = object.__hash__
+
 
 class _Required(Enum):
     REQUIRED = "required"

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from struct import Struct
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from nfnl.errors import DecodeError
 from nfnl.wire.constants import NLMSG_HDRLEN, align4
@@ -44,8 +43,7 @@ BIG: Final = ByteOrder("big")
 NATIVE: Final = LITTLE if sys.byteorder == "little" else BIG
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One message of a datagram: where it starts, and its bytes with the padding behind it (and, for the last, up to 15 strays)."""
 
     offset: int
