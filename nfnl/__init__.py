@@ -6,15 +6,21 @@
         for packet in queue:
             packet.accept()
 
+    with nfnl.open_conntrack(follow=True) as table:
+        for event in table:
+            print(event)
+
 The asyncio door is `nfnl.aio`, the fake kernel `nfnl.sim`, help for your tests `nfnl.testing`.
 """
 
 from nfnl._door import QueueLosses, QueueOptions, QueueWarning
 from nfnl._handles import QueuedPacket
+from nfnl._table import ConntrackOptions, ConntrackWarning
 from nfnl.errors import (
     Busy,
     CodecError,
     DecodeError,
+    DumpInterruptedError,
     EncodeError,
     Exists,
     LocalProtocolError,
@@ -27,19 +33,35 @@ from nfnl.errors import (
     RemoteProtocolError,
     TransportClosed,
 )
+from nfnl.session.conntrack import ConntrackSession
+from nfnl.session.eventfilter import EventFilter
 from nfnl.session.events import (
     Acked,
+    Answered,
+    DumpDone,
+    DumpInterrupted,
     Event,
+    EventsLost,
+    ExpectationDestroyed,
+    ExpectationNew,
+    FlowDestroyed,
+    FlowNew,
+    FlowUpdated,
     ForeignDatagram,
     Overrun,
     PacketQueued,
     PacketsLost,
     Refused,
+    Resynced,
     Undecodable,
 )
+from nfnl.session.flowspec import FlowFilter, nat_to, tuple_of
+from nfnl.session.mirror import FlowMirror, MirrorSession
 from nfnl.session.queue import QueueSession
+from nfnl.subsys.conntrack import DestroyedFlow, Flow, Protocol, Status, TcpState, Tuple
+from nfnl.subsys.expect import Expectation
 from nfnl.subsys.queue import Config, CopyMode, Packet, QueueFlag, SkbInfo, VerdictBatch, VerdictMessage
-from nfnl.sync import Queue, open_queue
+from nfnl.sync import FlowTable, Queue, open_conntrack, open_queue
 from nfnl.transport.base import Kernel, SocketOptions, Transport
 from nfnl.transport.linux import LinuxKernel
 from nfnl.wire.codec import decode, encode
@@ -52,16 +74,36 @@ __version__ = "0.1.0"
 __all__ = [
     "Ack",
     "Acked",
+    "Answered",
     "Busy",
     "CodecError",
     "Config",
+    "ConntrackOptions",
+    "ConntrackSession",
+    "ConntrackWarning",
     "CopyMode",
     "DecodeError",
+    "DestroyedFlow",
     "Direction",
+    "DumpDone",
+    "DumpInterrupted",
+    "DumpInterruptedError",
     "EncodeError",
     "Event",
+    "EventFilter",
+    "EventsLost",
     "Exists",
+    "Expectation",
+    "ExpectationDestroyed",
+    "ExpectationNew",
     "Family",
+    "Flow",
+    "FlowDestroyed",
+    "FlowFilter",
+    "FlowMirror",
+    "FlowNew",
+    "FlowTable",
+    "FlowUpdated",
     "ForeignDatagram",
     "Generic",
     "Hook",
@@ -69,6 +111,7 @@ __all__ = [
     "LinuxKernel",
     "LocalProtocolError",
     "Malformed",
+    "MirrorSession",
     "NetlinkError",
     "NfnlError",
     "NotFound",
@@ -79,6 +122,7 @@ __all__ = [
     "PacketError",
     "PacketQueued",
     "PacketsLost",
+    "Protocol",
     "Queue",
     "QueueFlag",
     "QueueLosses",
@@ -88,15 +132,22 @@ __all__ = [
     "QueuedPacket",
     "Refused",
     "RemoteProtocolError",
+    "Resynced",
     "SkbInfo",
     "SocketOptions",
+    "Status",
+    "TcpState",
     "Transport",
     "TransportClosed",
+    "Tuple",
     "Undecodable",
     "Verdict",
     "VerdictBatch",
     "VerdictMessage",
     "decode",
     "encode",
+    "nat_to",
+    "open_conntrack",
     "open_queue",
+    "tuple_of",
 ]

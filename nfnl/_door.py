@@ -84,7 +84,7 @@ class QueueDoor:
         if unknown:
             raise TypeError(f"open_queue() has no option {', '.join(sorted(unknown))}")
         self.number = number
-        self._kernel = options.get("kernel") or _linux(options.get("netns"))
+        self._kernel = options.get("kernel") or linux_kernel(options.get("netns"))
         if options.get("kernel") is not None and options.get("netns") is not None:
             raise LocalProtocolError("netns goes with kernel=None: give it to the kernel instead")
         self._session = QueueSession(
@@ -240,7 +240,8 @@ class QueueDoor:
         return f"<{type(self).__module__}.{type(self).__name__} {self.number}, {state}>"
 
 
-def _linux(netns: str | int | None) -> Kernel:
+def linux_kernel(netns: str | int | None) -> Kernel:
+    """Linux, imported when it is needed."""
     from nfnl.transport.linux import LinuxKernel  # ctypes and socket are needed only here
 
     return LinuxKernel(netns=netns)

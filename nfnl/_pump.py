@@ -14,7 +14,7 @@ from nfnl.session.events import Acked, Event, Refused
 from nfnl.transport.base import Transport
 
 #: How often an answer that was lost to an overrun is asked for again before giving up.
-_ATTEMPTS = 5
+ATTEMPTS = 5
 
 
 class Pump:
@@ -73,7 +73,7 @@ class Pump:
         Other events stay where they are.
         """
         session = self.session
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             self.send()
             while self.receive():
                 pass

@@ -1,32 +1,36 @@
-"""The trio door: the same queue, with ``async for``. Needs trio, which ``nfnl[trio]`` brings."""
+"""The trio doors: the same queue and the same table of flows, with ``async for``. Needs trio, which ``nfnl[trio]`` brings."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from math import inf
 from typing import Unpack
 
 import trio
 
-from nfnl._async import AsyncQueueDoor
+from nfnl._async import AsyncDoor, AsyncFlowTableDoor, AsyncQueueDoor
 from nfnl._door import QueueOptions
+from nfnl._table import ConntrackOptions
 from nfnl.session.queue import HOLD
+from nfnl.transport.base import Transport
 
-__all__ = ["Queue", "open_queue"]
+__all__ = ["FlowTable", "Queue", "open_conntrack", "open_queue"]
 
 
-class Queue(AsyncQueueDoor):
-    __doc__ = AsyncQueueDoor.__doc__
+class _Loop(AsyncDoor):
+    """How trio waits."""
 
+    _transport: Transport
     _token: trio.lowlevel.TrioToken | None = None
     _waiting: trio.CancelScope | None = None
-    _ticking = False
 
     def _enter_loop(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
 
-    async def _readable(self) -> None:
+    async def _readable(self, deadline: float | None) -> None:
         descriptor = self._transport.fileno()
-        with trio.CancelScope() as self._waiting:
+        until = inf if deadline is None else trio.current_time() + max(0.0, deadline - self._transport.now())
+        with trio.CancelScope(deadline=until) as self._waiting:
             if self._stopping:
                 return
             if descriptor is None:
@@ -47,6 +51,15 @@ class Queue(AsyncQueueDoor):
         if self._waiting is not None:
             self._waiting.cancel()
 
+    async def _breathe(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class Queue(_Loop, AsyncQueueDoor):
+    __doc__ = AsyncQueueDoor.__doc__
+
+    _ticking = False
+
     def _flush_soon(self) -> None:
         if not self._ticking and self._token is not None:
             self._ticking = True
@@ -59,9 +72,21 @@ class Queue(AsyncQueueDoor):
             self.flush()
 
 
+class FlowTable(_Loop, AsyncFlowTableDoor):
+    __doc__ = AsyncFlowTableDoor.__doc__
+
+
 def open_queue(number: int, **options: Unpack[QueueOptions]) -> Queue:
     """Bind queue ``number``: ``async with nfnl.trio.open_queue(0) as queue: async for packet in queue: ...``.
 
     The options are those of `nfnl.open_queue`. Opening does not wait: netlink answers at once.
     """
     return Queue(number, **options)
+
+
+def open_conntrack(**options: Unpack[ConntrackOptions]) -> FlowTable:
+    """Open the table of flows: ``async with nfnl.trio.open_conntrack(follow=True) as table: async for event in table: ...``.
+
+    The options are those of `nfnl.open_conntrack`. Opening does not wait, nor does any request: netlink answers at once.
+    """
+    return FlowTable(**options)

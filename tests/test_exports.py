@@ -9,6 +9,7 @@ import sys
 import nfnl
 from nfnl import aio, sync
 from nfnl._door import QueueDoor, QueueOptions
+from nfnl._table import ConntrackOptions, FlowTableDoor
 
 
 def test_all_names_exist_once_and_are_documented() -> None:
@@ -41,3 +42,12 @@ def test_both_doors_take_the_same_options() -> None:
     assert inspect.signature(sync.open_queue).parameters.keys() == inspect.signature(aio.open_queue).parameters.keys()
     assert "Unpack[QueueOptions]" in str(inspect.signature(QueueDoor.__init__))
     assert QueueOptions.__total__ is False
+    assert inspect.signature(sync.open_conntrack).parameters.keys() == inspect.signature(aio.open_conntrack).parameters.keys()
+    assert "Unpack[ConntrackOptions]" in str(inspect.signature(FlowTableDoor.__init__))
+    assert ConntrackOptions.__total__ is False
+
+
+def test_the_async_tables_have_all_that_the_sync_one_has() -> None:
+    assert {name for name in dir(sync.FlowTable) if not name.startswith("_")} == {
+        name for name in dir(aio.FlowTable) if not name.startswith("_")
+    }

@@ -202,7 +202,20 @@ class EventsLost:
         return f"{self.count} events were thrown away: nobody took those before them"
 
 
+@dataclass(frozen=True, slots=True)
+class Resynced:
+    """A mirror has read the table to its end and is equal to it again; ``count`` flows are in it."""
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"the mirror was made anew: {self.count} flows"
+
+
 FlowEvent = FlowNew | FlowUpdated | FlowDestroyed | ExpectationNew | ExpectationDestroyed
+
+#: what somebody who follows a table of flows is told
+TableEvent = FlowEvent | Overrun | EventsLost | Resynced | Undecodable | ForeignDatagram
 
 Event = (
     PacketQueued
@@ -217,4 +230,5 @@ Event = (
     | DumpInterrupted
     | FlowEvent
     | EventsLost
+    | Resynced
 )

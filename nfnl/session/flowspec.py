@@ -89,6 +89,17 @@ def reply_to(original: Tuple) -> Tuple:
     )
 
 
+def expected_tuple(wanted: Tuple) -> tuple[Tuple, Tuple]:
+    """A tuple and a mask for an expectation: what ``wanted`` says of its source must be so, what it leaves out may be anything.
+
+    Of the destination the kernel always compares all.
+    """
+    ones, nothing = ("f" * 4 + ":ffff" * 7, "::") if family_of(wanted) is Family.IPV6 else ("255.255.255.255", "0.0.0.0")
+    whole = tuple_of(wanted.src or nothing, wanted.dst, wanted.protocol, wanted.src_port or 0, wanted.dst_port)
+    mask = tuple_of(ones if wanted.src else nothing, ones, wanted.protocol, 0 if wanted.src_port is None else 0xFFFF, 0xFFFF)
+    return whole, mask
+
+
 def nat_to(
     address: Address | None = None, port: int | None = None, *, last: Address | None = None, last_port: int | None = None
 ) -> Nat:

@@ -87,6 +87,8 @@ class Request(Pending):
     interrupted: bool = False
     #: where its answers go; None: among the events
     replies: deque[Event] | None = None
+    #: nobody wants what is still to come
+    abandoned: bool = False
 
 
 class RequestSession(Session):
@@ -118,6 +120,18 @@ class RequestSession(Session):
         assert isinstance(pending, Request)
         pending.replies = deque()
         return pending.replies
+
+    def abandon(self, request: int) -> None:
+        """Nobody wants the answers to a request any more. They still have to be read; a list keeps others waiting until then."""
+        for pending in self._pending.values():
+            if pending.number == request and isinstance(pending, Request):
+                pending.abandoned = True
+                pending.replies = None
+
+    @property
+    def finishing(self) -> bool:
+        """A list is under way that nobody waits for by its number: it ends when the socket is read."""
+        return self._dump is not None and self._dump.replies is None
 
     def _ask(
         self,
@@ -155,6 +169,8 @@ class RequestSession(Session):
         """The fast way for a datagram that is nothing but entries of the dump under way. False, and nothing done, if it is not."""
         unpack, decode = NATIVE.header.unpack_from, codec(self.entry).decode
         seq, expected = dump.message.nlmsg_seq, self.entry.__type__
+        if dump.abandoned and unpack(datagram, 0)[1:4:2] == (expected, seq):
+            return True
         offset, end = 0, len(datagram)
         seen = 0
         entries: list[Message] = []
@@ -232,7 +248,8 @@ class RequestSession(Session):
                 self._dump = None
 
     def _reply(self, pending: Request, event: Event) -> None:
-        (self._events if pending.replies is None else pending.replies).append(event)
+        if not pending.abandoned:
+            (self._events if pending.replies is None else pending.replies).append(event)
 
     def _happened(self, event: Event) -> None:
         """An event that nobody asked for, kept within bounds."""
