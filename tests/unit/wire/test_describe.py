@@ -32,7 +32,10 @@ from nfnl.wire.describe import Line, Row, flag_words, lines, rows, summary, tree
 from nfnl.wire.header import BIG, NATIVE, NetlinkMessage
 from tests import recordings
 
-RECORDINGS = [*recordings.exchanges(), *recordings.sessions()]
+RECORDINGS = [
+    *recordings.exchanges(),
+    *(recording for subsystem in ("queue", "conntrack", "expect") for recording in recordings.sessions(subsystem)),
+]
 
 
 def recorded(name: str) -> recordings.Recording:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
 import nfnl
 from nfnl.errors import DecodeError
+from nfnl.subsys.conntrack import DestroyedFlow, Flow, GetFlow, NewFlow
+from nfnl.subsys.expect import Expectation, NewExpectation
 from nfnl.subsys.queue import Config, Packet, VerdictMessage
 from nfnl.wire import reference
 from nfnl.wire.codec import decode, encode
-from nfnl.wire.compiled import Codec, wire_attributes
+from nfnl.wire.compiled import Codec, Wire, wire_attributes
+from nfnl.wire.constants import NLA_HDRLEN, NLA_TYPE_MASK
 from nfnl.wire.control import Ack, Malformed
-from nfnl.wire.declare import Message
+from nfnl.wire.declare import Message, View
 from nfnl.wire.header import NATIVE
 from tests.properties.test_codecs import agree, plain
 from tests.recordings import Recording, exchanges, sessions
 
-RECORDINGS = [*exchanges(), *sessions()]
+RECORDINGS = [*exchanges(), *(recording for subsystem in ("queue", "conntrack", "expect") for recording in sessions(subsystem))]
 
 #: Requests their senders made wrong on purpose, and what is wrong with them.
 WRONG_ON_PURPOSE = {
     "6.18.44/ack.ERANGE.request": "Config.command at byte 20: 1 bytes are too few for Command, which takes 4",
     "6.18.44/ack.unaligned.ext.request": "Config.command at byte 20: 1 bytes are too few for Command, which takes 4",
     "6.18.44/attr.u32-3-bytes.request": "Config.queue_maxlen at byte 20: 3 bytes are too few for be32, which takes 4",
+    "err-erange:4": "NewFlow.timeout at byte 124: 3 bytes are too few for be32, which takes 4",
+    "err-extack:5": "NewFlow.timeout at byte 124: 3 bytes are too few for be32, which takes 4",
     "q-errors:33": "VerdictMessage.header at byte 20: required attribute NFQA_VERDICT_HDR is missing",
 }
 
@@ -141,6 +147,40 @@ def test_every_attribute_length_that_lies(cls: type[Message]) -> None:
                     _same(cls, data, bytes(lying))
                     tried += 1
     assert tried > 20
+
+
+def places(
+    cls: type[View], data: bytes, start: int, end: int, above: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[int, ...], Wire]]:
+    """Every attribute with the numbers that lead to it, those of nests too."""
+    for wire in wire_attributes(data, start, end, NATIVE):
+        path = (*above, wire.type & NLA_TYPE_MASK)
+        yield path, wire
+        field = cls.__by_number__.get(path[-1])
+        if field is not None and field.nest is not None:
+            inside = wire.offset + NLA_HDRLEN
+            yield from places(field.nest, data, inside, inside + len(wire.data), path)
+
+
+@pytest.mark.parametrize("cls", [Flow, DestroyedFlow, NewFlow, GetFlow, Expectation, NewExpectation], ids=lambda cls: cls.__name__)
+def test_lengths_that_lie_inside_of_nests(cls: type[Message]) -> None:
+    """The same for each attribute at each place it was recorded at, once."""
+    seen: set[tuple[int, ...]] = set()
+    for recording in RECORDINGS:
+        for message in decode(recording.data, direction=recording.direction):
+            if not isinstance(message, cls):
+                continue
+            data = bytes(message)
+            for path, wire in places(cls, data, 20, message.nlmsg_len):
+                if path in seen:
+                    continue
+                seen.add(path)
+                for lie in LIES:
+                    told = 4 + len(wire.data) + lie if lie in (-1, 1, 4) else lie
+                    lying = bytearray(data)
+                    lying[wire.offset : wire.offset + 2] = NATIVE.u16.pack(told & 0xFFFF)
+                    _same(cls, data, bytes(lying))
+    assert len(seen) > 10
 
 
 def _same(cls: type[Message], learned_from: bytes, data: bytes) -> None:
