@@ -22,7 +22,8 @@ class Sysctl(NamedTuple):
 
 
 def _timeout(seconds: int) -> Sysctl:
-    return Sysctl(seconds, -_INT_MAX - 1, _INT_MAX // HZ)
+    most = _INT_MAX // HZ
+    return Sysctl(seconds, -most, most)
 
 
 def _switch(value: int) -> Sysctl:
