@@ -166,6 +166,7 @@ with LinuxLab() as lab:
 """
 
 
+@functools.cache
 def fate_of_a_replaced_packet() -> str:
     """What becomes of a packet that is accepted with the payload it had, by root of a user namespace. A refused verdict raises."""
     program = ["unshare", "--user", "--map-root-user", sys.executable, "-c", REPLACED_IN_A_USER_NAMESPACE]

@@ -43,10 +43,14 @@ class Expected:
     tests: str
     probe: str
 
+    @property
+    def pattern(self) -> str:
+        """The regular expression that the names of its tests match."""
+        return re.escape(self.tests).replace(r"\*", ".*")
+
     def covers(self, skip: Skip) -> bool:
         """This line allows that skip."""
-        pattern = re.escape(self.tests).replace(r"\*", ".*")
-        return skip.probe == self.probe and re.fullmatch(pattern, skip.test) is not None
+        return skip.probe == self.probe and re.fullmatch(self.pattern, skip.test) is not None
 
 
 def skips_of(report: Path) -> list[Skip]:

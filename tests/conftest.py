@@ -7,16 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests import probes
 
 # ip, nft and iptables stand where Debian does not let ordinary users look.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
-
-settings.register_profile("default", deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("deep", deadline=None, max_examples=5000, suppress_health_check=list(HealthCheck))
-settings.load_profile("default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,8 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--boot", default="", metavar="KERNEL", help="boot this kernel (as in: nfnl lab run --kernel) in a guest")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the option that chooses a profile is looked at
 def pytest_configure(config: pytest.Config) -> None:
     probes.BOOT = config.getoption("--boot")
+    if not config.getoption("--quick"):  # which generates nothing, and hypothesis takes seconds to import in a guest
+        from hypothesis import HealthCheck, settings
+
+        settings.register_profile("default", deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+        settings.register_profile("deep", deadline=None, max_examples=5000, suppress_health_check=list(HealthCheck))
+        settings.load_profile("default")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import socket
 import struct
+import tempfile
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -27,11 +27,11 @@ link set left up
 link set right up
 link set br0 up
 """
-_RULES = (
-    "add table bridge t",
-    "add chain bridge t forward { type filter hook forward priority 0; }",
-    "add rule bridge t forward queue num 6",
-)
+_RULES = """\
+add table bridge t
+add chain bridge t forward { type filter hook forward priority 0; }
+add rule bridge t forward queue num 6
+"""
 
 
 class Frame(NamedTuple):
@@ -46,10 +46,8 @@ class Bridge:
 
     def __init__(self, lab: LinuxLab, cleanup: ExitStack) -> None:
         self._lab = lab
-        for line in _WIRING.splitlines():
-            self._run("ip", line)
-        for line in _RULES:
-            self._run("nft", line)
+        self._run("ip", "-batch", _WIRING)
+        self._run("nft", "-f", _RULES)
         self._left, self._right = (cleanup.enter_context(self._end(name)) for name in ("left", "right"))
 
     def index(self, device: str) -> int:
@@ -58,7 +56,7 @@ class Bridge:
 
     def unplug(self, port: str) -> None:
         """A port is no port of the bridge any more."""
-        self._run("ip", f"link set {port} nomaster")
+        self._run("ip", "-batch", f"link set {port} nomaster\n")
 
     def send(self, payload: bytes, *, tag: int | None = None) -> bytes:
         """Send a frame with an IPv4 packet into the left end, and return it. Where it goes is decided when this returns."""
@@ -85,7 +83,10 @@ class Bridge:
         end.bind((device, ETH_P_ALL))
         return end
 
-    def _run(self, program: str, line: str) -> None:
-        done = self._lab.run([program, *(shlex.split(line) if program == "ip" else [line])])
+    def _run(self, program: str, option: str, lines: str) -> None:
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(lines)
+            file.flush()
+            done = self._lab.run([program, option, file.name])
         if done.returncode:
-            raise OSError(f"{program} {line}: {done.stderr.strip()}")
+            raise OSError(f"{program}: {done.stderr.strip().replace(file.name, 'line')}")

@@ -37,6 +37,7 @@ that are together about every rule (`quick.py`); junit reports have rules and ne
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     only = metafunc.definition.get_closest_marker("only")
     metafunc.parametrize("kernel", [only.args[0]] if only else KERNELS, indirect=True)
     metafunc.parametrize("rule_ids", ["+".join(ids)], indirect=True)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return (config.getoption("--quick") and collection_path.is_file() and not quick.may_have_some(collection_path)) or None
 
 
 @pytest.hookimpl(trylast=True)  # what -k and -m leave

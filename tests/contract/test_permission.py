@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from errno import EACCES, EPERM
-from pathlib import Path
 
 import pytest
 
@@ -165,9 +164,9 @@ def test_root_of_a_user_namespace_must_be_older_than_its_network(
     assert (done.returncode == 0) is readable, done.stderr
 
 
-IN_A_USER_NAMESPACE = """
+#: No module of ours: Python is slow enough to start in a guest.
+IN_A_USER_NAMESPACE = f"""
 import socket, sys
-from tests.contract.wirekit import word, bind
 def errno(call, *arguments):
     try:
         call(*arguments)
@@ -175,27 +174,27 @@ def errno(call, *arguments):
         return error.errno
     return 0
 sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
-sock.sendto(bind(7), (0, 0))
-print(word(sock.recv(1000)), errno(sock.setsockopt, 270, 1, 1), errno(sock.setsockopt, 1, 33, 1 << 20))
+sock.sendto(bytes.fromhex("{bind(7).hex()}"), (0, 0))
+answer = -int.from_bytes(sock.recv(1000)[16:20], sys.byteorder, signed=True)
+print(answer, errno(sock.setsockopt, 270, 1, 1), errno(sock.setsockopt, 1, 33, 1 << 20))
 """
 
 
 def outcome(*namespaces: str) -> str:
     """What a command, joining a group and SO_RCVBUFFORCE come to for root of a new user namespace with other new namespaces."""
     program = ["unshare", "--user", "--map-root-user", *namespaces, sys.executable, "-c", IN_A_USER_NAMESPACE]
-    root = Path(__file__).parents[2]
-    return subprocess.run(program, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(program, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @rule("PM-6")
 @only("linux", "the fake has one user namespace")
 def test_root_of_a_user_namespace_with_a_network_namespace_of_its_own(kernel: KernelUnderTest) -> None:
     kernel.require("user-namespaces")
-    assert outcome("--net") == f"ACK 0 {EPERM}"
+    assert outcome("--net") == f"0 0 {EPERM}"
 
 
 @rule("PM-7")
 @only("linux", "the fake has one user namespace")
 def test_root_of_a_user_namespace_in_a_foreign_network_namespace(kernel: KernelUnderTest) -> None:
     kernel.require("user-namespaces")
-    assert outcome() == f"EPERM {EPERM} {EPERM}"
+    assert outcome() == f"{EPERM} {EPERM} {EPERM}"
