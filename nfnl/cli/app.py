@@ -9,7 +9,7 @@ import click
 import nfnl
 
 #: Each is a module beside this one with a ``command`` in it, loaded when it is asked for.
-COMMANDS = ("decode", "demo", "doctor", "lab", "queue", "show")
+COMMANDS = ("conntrack", "decode", "demo", "doctor", "lab", "queue", "show")
 
 
 class _Commands(click.Group):
@@ -34,6 +34,7 @@ def app() -> None:
       nfnl demo --kernel linux         the same on the real kernel, in a throw-away namespace
       nfnl doctor                      whether queues can be listened at here, and what is in the way
       nfnl queue 5                     the packets that come to a queue of this machine
+      nfnl conntrack list -p tcp       the flows of this machine; events, delete ... as conntrack(8)
       nfnl decode capture.pcap         every byte of netlink datagrams, in words
       nfnl show queue.Packet           what a message is made of
     """

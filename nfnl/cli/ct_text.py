@@ -265,7 +265,7 @@ def _save_words(flow: FlowAttributes, what: What | None) -> Iterator[str]:
     yield f"{'-n' if status & Status.SRC_NAT else '-q'} {reply.dst}"
     name = _protocol_name(original.protocol)
     yield f"-p {original.protocol if name == 'unknown' else name}"
-    if original.protocol in _PORTS:
+    if original.protocol in _PORTS and original.src_port is not None:
         yield f"--sport {_port(original.src_port)} --dport {_port(original.dst_port)}"
         yield f"--reply-port-src {_port(reply.src_port)} --reply-port-dst {_port(reply.dst_port)}"
     elif original.protocol == Protocol.GRE:
@@ -311,17 +311,17 @@ def _when(now: float) -> str:
 
 def flow_xml(flow: FlowAttributes, style: Style = PLAIN, *, what: What | None = None, now: float) -> str:
     """A flow as the element that ``conntrack -o xml`` prints."""
-    return f"<flow{_type(what)}>{''.join(_flow_elements(flow, style, now))}</flow>"
+    return f"<flow{_type(what)}>{''.join(_flow_elements(flow, style, now, what is not None))}</flow>"
 
 
-def _flow_elements(flow: FlowAttributes, style: Style, now: float) -> Iterator[str]:
+def _flow_elements(flow: FlowAttributes, style: Style, now: float, event: bool) -> Iterator[str]:
     counted = flow.counters_original is not None or flow.counters_reply is not None  # then both are shown
     for name, ends, counters in (("original", flow.original, flow.counters_original), ("reply", flow.reply, flow.counters_reply)):
         if ends is not None:
             said = "".join(_direction_elements(ends, _counters(counters) if counted else None))
             yield f'<meta direction="{name}">{said}</meta>'
     yield f'<meta direction="independent">{"".join(_independent(flow, style, now))}</meta>'
-    if style.timestamp:
+    if style.timestamp and event:
         yield _when(now)
     if flow.helper:
         yield _element("helper", flow.helper)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -20,9 +22,9 @@ SHOWN = 64
 
 
 def _standard_input() -> bytes:
-    """All of standard input. Piece by piece, as ``read()`` does not look for a Ctrl-C noted just before it until the input's end."""
+    """All of standard input. Piece by piece: a Ctrl-C noted just before ``read()`` it would look at only when the input ends."""
     pieces = []
-    while piece := sys.stdin.buffer.read1():
+    while piece := cast("io.BufferedReader", sys.stdin.buffer).read1():
         pieces.append(piece)
     return b"".join(pieces)
 

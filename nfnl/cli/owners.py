@@ -35,6 +35,13 @@ def owners(kernel: Kernel) -> dict[int, Owner]:
     return found
 
 
+def program_of(kernel: Kernel, port_id: int) -> str:
+    """Name of the program that has an nfnetlink socket with this port; "" where that cannot be seen."""
+    with suppress(OSError):
+        return _process(dict(_inodes(kernel)).get(port_id, "")).partition(",")[0]
+    return ""
+
+
 def _inodes(kernel: Kernel) -> Iterator[tuple[int, str]]:
     """Port ids of the nfnetlink sockets, with the inode by which their processes know them."""
     head, *lines = kernel.read_proc("netlink").splitlines()

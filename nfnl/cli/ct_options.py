@@ -1,0 +1,563 @@
+"""What can be said to ``nfnl conntrack``: the options of conntrack 1.4.7, which command takes which, and their values.
+
+The tables below are the documentation of that command turned into data (conntrack(8), and what the command was seen to do). Its
+messages are kept word for word, as scripts look at them; docs/reference/conntrack-command.md says where nfnl differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, NamedTuple, NoReturn
+
+from nfnl.subsys.conntrack import DccpState, Protocol, SctpState, Status, TcpState
+from nfnl.wire.constants import Family
+
+Address = IPv4Address | IPv6Address
+
+HINT = "Try `nfnl conntrack --help' for more information."
+
+
+class UsageProblem(Exception):
+    """The command line makes no sense; exit status 2."""
+
+
+class OutputProblem(Exception):
+    """Forms of output that do not go together; exit status 1."""
+
+
+class Command(Enum):
+    """What to do; the value is conntrack's letter, its long name, and the word."""
+
+    LIST = ("L", "dump", "list")
+    GET = ("G", "get", "get")
+    DELETE = ("D", "delete", "delete")
+    CREATE = ("I", "create", "create")
+    ADD = ("A", "add", "add")
+    UPDATE = ("U", "update", "update")
+    EVENTS = ("E", "event", "events")
+    FLUSH = ("F", "flush", "flush")
+    COUNT = ("C", "counter", "count")
+    STATS = ("S", "stats", "stats")
+    LOAD = ("R", "load-file", "load")
+
+    @property
+    def letter(self) -> str:
+        """As an option: ``-L``."""
+        return self.value[0]
+
+    @property
+    def long(self) -> str:
+        """As a long option: ``--dump``."""
+        return self.value[1]
+
+    @property
+    def word(self) -> str:
+        """As the first word: ``list``."""
+        return self.value[2]
+
+
+WORDS = {command.word: command for command in Command}
+TABLES = ("expect", "conntrack", "dying", "unconfirmed")
+#: columns of `Option.legal`: these commands on flows, then these on expectations
+_ON_FLOWS, _ON_EXPECTATIONS = "LIAUDGFE", "LIDGE"
+
+
+class Option(NamedTuple):
+    """An option: where its value goes, its names, how many values ("1", "0", or "?" for one that may be left out), who takes it.
+
+    ``legal`` has a letter for each command: o it may be there, r it must, c either both -s and -d or both -r and -q, . it may not.
+    """
+
+    name: str
+    short: str
+    longs: tuple[str, ...]
+    values: str
+    legal: str
+
+
+OPTIONS = (
+    Option("src", "s", ("src", "orig-src"), "1", "occooc.o.rrr."),
+    Option("dst", "d", ("dst", "orig-dst"), "1", "occooc.o.rrr."),
+    Option("reply_src", "r", ("reply-src",), "1", "occooc.o.ooo."),
+    Option("reply_dst", "q", ("reply-dst",), "1", "occooc.o.ooo."),
+    Option("protonum", "p", ("protonum",), "1", "orroor.o.rrr."),
+    Option("timeout", "t", ("timeout",), "1", ".rroo....r..."),
+    Option("status", "u", ("status",), "1", "ooooo....o..."),
+    Option("zero", "z", ("zero",), "0", "o............"),
+    Option("event_mask", "e", ("event-mask",), "1", ".......o....."),
+    Option("tuple_src", "", ("tuple-src",), "1", ".........r..."),
+    Option("tuple_dst", "", ("tuple-dst",), "1", ".........r..."),
+    Option("mask_src", "", ("mask-src",), "1", "o..oo..o.r..."),
+    Option("mask_dst", "", ("mask-dst",), "1", "o..oo..o.r..."),
+    Option("nat_range", "a", ("nat-range",), "1", ".oo.........."),
+    Option("mark", "m", ("mark",), "1", "ooooo..o....."),
+    Option("id", "i", ("id",), "1", "...ooo......."),
+    Option("family", "f", ("family",), "1", "o..oo.ooo...."),
+    Option("src_nat", "n", ("src-nat",), "?", "ooooo..o....."),
+    Option("dst_nat", "g", ("dst-nat",), "?", "ooooo..o....."),
+    Option("output", "o", ("output",), "1", "o..ooo.oo...o"),
+    Option("secmark", "c", ("secmark",), "1", "o......o....."),
+    Option("buffer_size", "b", ("buffer-size",), "1", ".......o....."),
+    Option("any_nat", "j", ("any-nat",), "?", "o......o....."),
+    Option("zone", "w", ("zone",), "1", "ooo.o..o....."),
+    Option("label", "l", ("label",), "1", "o..ooo.o....."),
+    Option("label_add", "", ("label-add",), "1", ".ooo........."),
+    Option("label_del", "", ("label-del",), "?", "...o........."),
+    Option("orig_zone", "", ("orig-zone",), "1", "ooo.o..o....."),
+    Option("reply_zone", "", ("reply-zone",), "1", "ooo.o..o....."),
+    Option("labelmap", "M", ("labelmap",), "1", "o..ooo.o....."),
+)
+
+_PORTS = {
+    "port_src": ("sport", "orig-port-src"),
+    "port_dst": ("dport", "orig-port-dst"),
+    "reply_port_src": ("reply-port-src",),
+    "reply_port_dst": ("reply-port-dst",),
+    "mask_port_src": ("mask-port-src",),
+    "mask_port_dst": ("mask-port-dst",),
+    "tuple_port_src": ("tuple-port-src",),
+    "tuple_port_dst": ("tuple-port-dst",),
+}
+_KEYS = {
+    "port_src": ("srckey", "orig-key-src"),
+    "port_dst": ("dstkey", "orig-key-dst"),
+    "reply_port_src": ("reply-key-src",),
+    "reply_port_dst": ("reply-key-dst",),
+    "mask_port_src": ("mask-key-src",),
+    "mask_port_dst": ("mask-key-dst",),
+    "tuple_port_src": ("tuple-key-src",),
+    "tuple_port_dst": ("tuple-key-dst",),
+}
+_STATE = {"state": ("state",)}
+
+
+def _icmp(name: str) -> dict[str, tuple[str, ...]]:
+    return {f"icmp_{part}": (f"{name}-{part}",) for part in ("type", "code", "id")}
+
+
+#: options that come with a protocol: where the value goes -> names
+PROTOCOL_OPTIONS: dict[int, dict[str, tuple[str, ...]]] = {
+    Protocol.TCP: _PORTS | _STATE,
+    Protocol.UDP: _PORTS,
+    Protocol.UDPLITE: _PORTS,
+    Protocol.SCTP: _PORTS | _STATE | {"orig_vtag": ("orig-vtag",), "reply_vtag": ("reply-vtag",)},
+    Protocol.DCCP: _PORTS | _STATE | {"role": ("role",)},
+    Protocol.ICMP: _icmp("icmp"),
+    Protocol.ICMPV6: _icmp("icmpv6"),
+    Protocol.GRE: _KEYS,
+}
+_BOTH_PORTS = ("port_src", "port_dst")
+#: what making a flow of a protocol takes; ports of either direction will do
+NEEDED: dict[int, tuple[str, ...]] = {
+    Protocol.TCP: ("state",),
+    Protocol.SCTP: ("state", "orig_vtag", "reply_vtag"),
+    Protocol.DCCP: ("state", "role"),
+    Protocol.ICMP: ("icmp_type", "icmp_code"),
+    Protocol.ICMPV6: ("icmp_type", "icmp_code"),
+}
+_WITH_PORTS = frozenset((Protocol.TCP, Protocol.UDP, Protocol.UDPLITE, Protocol.SCTP, Protocol.DCCP, Protocol.GRE))
+_STATES: dict[int, type[TcpState | SctpState | DccpState]] = {
+    Protocol.TCP: TcpState,
+    Protocol.SCTP: SctpState,
+    Protocol.DCCP: DccpState,
+}
+
+_STATUS = {
+    "ASSURED": Status.ASSURED,
+    "SEEN_REPLY": Status.SEEN_REPLY,
+    "UNSET": Status(0),
+    "FIXED_TIMEOUT": Status.FIXED_TIMEOUT,
+    "EXPECTED": Status.EXPECTED,
+    "OFFLOAD": Status.OFFLOAD,
+    "HW_OFFLOAD": Status.HW_OFFLOAD,
+    "UNREPLIED": Status(0),
+    "SRC_NAT": None,
+    "DST_NAT": None,
+}
+EVENT_KINDS = ("ALL", "NEW", "UPDATES", "DESTROY")
+OUTPUTS = ("xml", "extended", "timestamp", "id", "ktimestamp", "labels", "userspace", "save", "json", "plain")
+
+
+class Masked(NamedTuple):
+    """A value and the bits of it that count."""
+
+    value: int
+    mask: int
+
+
+class Net(NamedTuple):
+    """An address, and how many of its bits count; None: all, unless a mask is said elsewhere."""
+
+    address: Address
+    bits: int | None
+
+
+class NatEnd(NamedTuple):
+    """What an end was translated to: any, an address, a port."""
+
+    address: Address | None = None
+    port: int | None = None
+
+
+class StatusWish(NamedTuple):
+    """Bits that must be set, and bits that must be clear."""
+
+    on: Status
+    off: Status
+
+
+@dataclass
+class Order:
+    """A whole command line."""
+
+    command: Command
+    table: str = "conntrack"
+    #: values by `Option.name` and the names in `PROTOCOL_OPTIONS`, already checked
+    values: dict[str, Any] = field(default_factory=dict)
+    family: Family = Family.UNSPEC
+    #: remarks that do not stop anything
+    warnings: list[str] = field(default_factory=list)
+    #: file of commands, of LOAD
+    file: str = ""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values.get(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageProblem(message)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="nfnl conntrack", add_help=False)
+    for command in Command:
+        if command is Command.LOAD:
+            parser.add_argument("-R", "--load-file", dest="file")
+        elif command is Command.STATS or command is Command.COUNT:
+            parser.add_argument(f"-{command.letter}", f"--{command.long}", dest=command.name, nargs="?", const="conntrack")
+        else:
+            parser.add_argument(f"-{command.letter}", f"--{command.long}", dest=command.name, nargs="?", const="conntrack")
+    arities: dict[str, dict[str, Any]] = {"0": {"action": "store_const", "const": ""}, "1": {}, "?": {"nargs": "?", "const": ""}}
+    for option in OPTIONS:
+        names = [*([f"-{option.short}"] if option.short else []), *(f"--{name}" for name in option.longs)]
+        parser.add_argument(*names, dest=option.name, **arities[option.values])
+    for name, where in sorted({(name, to) for table in PROTOCOL_OPTIONS.values() for to, names in table.items() for name in names}):
+        parser.add_argument(f"--{name}", dest=f"{name}/{where}")
+    return parser
+
+
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+def parse(arguments: Sequence[str]) -> Order:
+    """A command line, its first word a command or an option that is one. Raises `UsageProblem` and `OutputProblem`."""
+    words = list(arguments)
+    if words and words[0] in WORDS:
+        command = WORDS[words.pop(0)]
+        if words and not words[0].startswith("-"):
+            words[:1] = [f"-{command.letter}", words[0]]
+        else:
+            words.insert(0, f"-{command.letter}")
+    elif words and not words[0].startswith("-"):
+        raise UsageProblem(f"unknown command `{words[0]}'; there are {', '.join(WORDS)}")
+    _complain_of_unknown(words)
+    try:
+        said = {name: value for name, value in vars(_parser().parse_args(words)).items() if value is not None}
+    except UsageProblem as problem:
+        raise UsageProblem(_in_its_words(str(problem))) from None
+    commands = [command for command in Command if command.name in said]
+    file = said.pop("file", "")
+    if file:
+        commands.append(Command.LOAD)
+    if len(commands) != 1:
+        raise UsageProblem("Invalid commands combination" if commands else "you have to say a command, such as list or -L")
+    (command,) = commands
+    order = Order(command, _table(said.pop(command.name, "conntrack")), file=file)
+    if order.table in ("dying", "unconfirmed") and command is not Command.LIST:
+        raise UsageProblem("Can't do that command with tables `dying' and `unconfirmed'")
+    if order.table == "expect" and command in (Command.UPDATE, Command.ADD):
+        raise UsageProblem(f"Can't do --{command.long} on expectations")
+    _check_legal(order, said)
+    _take_values(order, said)
+    _check_needed(order)
+    return order
+
+
+def _complain_of_unknown(words: Sequence[str]) -> None:
+    """argparse guesses; say it as getopt does."""
+    known = {name for option in OPTIONS for name in option.longs} | {command.long for command in Command}
+    known |= {name for table in PROTOCOL_OPTIONS.values() for names in table.values() for name in names}
+    for word in words:
+        name = word[2:].partition("=")[0]
+        if word.startswith("--") and name and not any(candidate.startswith(name) for candidate in known):
+            raise UsageProblem(f"unknown option `--{name}'")
+
+
+def _in_its_words(message: str) -> str:
+    """argparse's complaint as conntrack would say it."""
+    if "expected one argument" in message:
+        names = message.removeprefix("argument ").partition(":")[0].split("/")
+        return f"option `{names[0]}' requires an argument"
+    if message.startswith("unrecognized arguments: "):
+        return f"unknown argument `{message.removeprefix('unrecognized arguments: ').split()[0]}'"
+    return message
+
+
+def _table(word: str) -> str:
+    for table in TABLES:
+        if word and table.startswith(word):
+            return table
+    raise UsageProblem(f"unknown type `{word}'")
+
+
+def _column(order: Order) -> str | None:
+    """Which column of the tables holds for a command; None: it takes no options."""
+    columns = _ON_EXPECTATIONS if order.table == "expect" else _ON_FLOWS
+    if order.command.letter not in columns:
+        return None
+    at = columns.index(order.command.letter)
+    return "".join(option.legal[at + (len(_ON_FLOWS) if order.table == "expect" else 0)] for option in OPTIONS)
+
+
+def _check_legal(order: Order, said: dict[str, Any]) -> None:
+    column = _column(order)
+    for at, option in enumerate(OPTIONS):
+        legal = column[at] if column else "."
+        if option.name in said and legal == ".":
+            raise UsageProblem(f"Illegal option `--{option.longs[0]}' with this command")
+        if option.name not in said and legal == "r":
+            raise UsageProblem(f"You need to supply the `--{option.longs[0]}' option for this command")
+    if column and "c" in column and not ({"src", "dst"} <= said.keys() or {"reply_src", "reply_dst"} <= said.keys()):
+        raise UsageProblem("you have to specify `--src' and `--dst'")
+    if "any_nat" in said and ("src_nat" in said or "dst_nat" in said):
+        raise UsageProblem("cannot specify `--src-nat' or `--dst-nat' with `--any-nat'")
+    if "zero" in said and len(said.keys() - {"zero", "output", "family"}):
+        raise UsageProblem("Can't use -z with filtering parameters")
+
+
+# --- values ------------------------------------------------------------------------------------------------------------------
+
+
+def _take_values(order: Order, said: dict[str, Any]) -> None:
+    number = protocol_of(said["protonum"]) if "protonum" in said else None
+    allowed = PROTOCOL_OPTIONS.get(-1 if number is None else number, {})
+    for key, text in said.items():
+        name, _, where = key.partition("/")
+        if where:
+            if name not in allowed.get(where, ()):
+                raise UsageProblem(f"unknown option `--{name}'")
+            order.values[where] = _protocol_value(where, name, text, number or 0)
+        else:
+            order.values[name] = _VALUES[name](text, _BY_NAME[name].longs[0], order)
+    if order["output"] and "save" in order["output"] and len(order["output"]) > 1:
+        raise OutputProblem("cannot combine save output with any other output type, use -o save only")
+    for end in ("src", "dst"):
+        if order[end] is not None and order[end].bits is not None and f"mask_{end}" in order:
+            raise UsageProblem(f"`--mask-{end}' and a prefix length say the same: give one of them")
+    families = {Family.IPV6 if address.version == 6 else Family.IPV4 for address in _addresses(order)}
+    if "family" in order:
+        families.add(order["family"])
+    if len(families) > 1:
+        raise UsageProblem("mismatched address family")
+    order.family = families.pop() if families else Family.UNSPEC
+
+
+def _addresses(order: Order) -> list[Address]:
+    found = [value for name, value in order.values.items() if name.endswith(("src", "dst")) and not isinstance(value, Net | int)]
+    found += [value.address for value in order.values.values() if isinstance(value, Net)]
+    found += [value.address for value in order.values.values() if isinstance(value, NatEnd) and value.address is not None]
+    return found
+
+
+def _check_needed(order: Order) -> None:
+    if order.command not in (Command.CREATE, Command.ADD, Command.GET):
+        return
+    number = order["protonum"]
+    if number in _WITH_PORTS and not (
+        {"port_src", "port_dst"} <= order.values.keys() or {"reply_port_src", "reply_port_dst"} <= order.values.keys()
+    ):
+        first, second = (PROTOCOL_OPTIONS[number][name][0] for name in _BOTH_PORTS)
+        raise UsageProblem(f"you have to specify `--{first}' and `--{second}'")
+    making = order.command is not Command.GET and order.table == "conntrack"
+    needed = NEEDED.get(number, ()) if making or number in (Protocol.ICMP, Protocol.ICMPV6) else ()
+    for name in needed:
+        if name not in order:
+            raise UsageProblem(f"You need to supply the `--{PROTOCOL_OPTIONS[number][name][0]}' option for this command")
+
+
+def number_of(text: str, option: str, most: int = 0xFFFFFFFF) -> int:
+    """A number, decimal or as in C. Raises `UsageProblem` (conntrack 1.4.7 takes what is no number for 0)."""
+    try:
+        value = int(text, 8 if text.startswith("0") and text.isdigit() and len(text) > 1 else 0)
+    except ValueError:
+        raise UsageProblem(f"Invalid value `{text}' of `--{option}'") from None
+    if not 0 <= value <= most:
+        raise UsageProblem(f"Invalid value `{text}' of `--{option}': it goes from 0 to {most}")
+    return value
+
+
+def protocol_of(text: str) -> int:
+    """A protocol by name, one the system knows or its number."""
+    try:
+        return Protocol[text.upper()]
+    except KeyError:
+        pass
+    try:
+        number = int(text, 0)
+    except ValueError:
+        try:
+            number = socket.getprotobyname(text)
+        except OSError:
+            raise UsageProblem(f"`{text}' unsupported protocol") from None
+    if not 0 <= number <= 255:
+        raise UsageProblem(f"`{text}' unsupported protocol")
+    return number
+
+
+def address_of(text: str) -> Address:
+    """An address of either family."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        raise UsageProblem(f"Invalid IP address `{text}'") from None
+
+
+def _net(text: str, option: str, order: Order) -> Net:
+    host, slash, bits = text.partition("/")
+    address = address_of(host)
+    if not slash:
+        return Net(address, None)
+    if not bits.isdigit() or int(bits) > address.max_prefixlen:
+        raise UsageProblem("Invalid netmask")
+    return Net(address, int(bits))
+
+
+def _host(text: str, option: str, order: Order) -> Address:
+    if "/" in text:
+        raise UsageProblem(f"CIDR notation unavailable for `--{option}'")
+    return address_of(text)
+
+
+def _nat(text: str, option: str, order: Order) -> NatEnd:
+    if not text:
+        return NatEnd()
+    if text.startswith("["):
+        host, closed, port = text[1:].partition("]")
+        if not closed:
+            raise UsageProblem(f"Invalid IP address `{text}'")
+        colon = port[:1]
+        port = port[1:]
+    elif text.count(":") > 1:
+        host, colon, port = text, "", ""
+    else:
+        host, colon, port = text.partition(":")
+    if colon and not port:
+        raise UsageProblem("No port specified after `:'")
+    if port and (not port.isdigit() or int(port) > 65535):
+        raise UsageProblem(f"Invalid port `{port}'")
+    return NatEnd(address_of(host) if host else None, int(port) if port else None)
+
+
+def _masked(text: str, option: str, order: Order) -> Masked:
+    value, slash, mask = text.partition("/")
+    return Masked(number_of(value, option), number_of(mask, option) if slash else 0xFFFFFFFF)
+
+
+def _chosen(text: str, choices: Sequence[str]) -> list[str]:
+    """Words of a list, each in any case and as short as one likes."""
+    found = []
+    for word in text.split(","):
+        fitting = [choice for choice in choices if word and choice.lower().startswith(word.lower())]
+        if not fitting:
+            raise UsageProblem(f"Bad parameter `{word}'")
+        found.append(fitting[0])
+    return found
+
+
+def _status(text: str, option: str, order: Order) -> StatusWish:
+    on = off = Status(0)
+    filtering = order.command in (Command.LIST, Command.DELETE, Command.EVENTS)
+    for word in text.split(","):
+        negated = word.startswith("!") and filtering
+        (name,) = _chosen(word[1:] if negated else word, [*_STATUS])
+        bit = _STATUS[name]
+        if bit is None:
+            order.warnings.append(f"WARNING: ignoring {name}, use --{name.replace('_', '-').lower()} instead")
+        elif name == "UNREPLIED":
+            on, off = (on | Status.SEEN_REPLY, off) if negated else (on, off | Status.SEEN_REPLY)
+        elif negated:
+            off |= bit
+        else:
+            on |= bit
+    if filtering and not on and not off:
+        raise OutputProblem("Operation failed: invalid parameters")
+    return StatusWish(on, off)
+
+
+def _output(text: str, option: str, order: Order) -> frozenset[str]:
+    return frozenset(_chosen(text, OUTPUTS))
+
+
+def _events(text: str, option: str, order: Order) -> frozenset[str]:
+    return frozenset(_chosen(text, EVENT_KINDS))
+
+
+def _family(text: str, option: str, order: Order) -> Family:
+    try:
+        return {"ipv4": Family.IPV4, "ipv6": Family.IPV6}[text]
+    except KeyError:
+        raise UsageProblem(f"`{text}' unsupported protocol") from None
+
+
+def _number(most: int = 0xFFFFFFFF) -> Any:
+    return lambda text, option, order: number_of(text, option, most)
+
+
+def _protocol(text: str, option: str, order: Order) -> int:
+    return protocol_of(text)
+
+
+def _text(text: str, option: str, order: Order) -> str:
+    return text
+
+
+_VALUES: dict[str, Any] = {
+    **dict.fromkeys(("src", "dst"), _net),
+    **dict.fromkeys(("reply_src", "reply_dst", "tuple_src", "tuple_dst", "mask_src", "mask_dst"), _host),
+    **dict.fromkeys(("src_nat", "dst_nat", "any_nat"), _nat),
+    **dict.fromkeys(("zone", "orig_zone", "reply_zone"), _number(0xFFFF)),
+    **dict.fromkeys(("timeout", "id", "secmark"), _number()),
+    "buffer_size": _number(0x7FFFFFFF),
+    **dict.fromkeys(("label", "label_add", "label_del", "labelmap", "nat_range", "zero"), _text),
+    "protonum": _protocol,
+    "status": _status,
+    "mark": _masked,
+    "family": _family,
+    "output": _output,
+    "event_mask": _events,
+}
+
+
+def _protocol_value(where: str, option: str, text: str, number: int) -> int:
+    if where == "state":
+        names = _STATES[number].__members__ | ({"LISTEN": TcpState.SYN_SENT2} if number == Protocol.TCP else {})
+        if text not in names or names[text] > 9 or text == "HEARTBEAT_ACKED":
+            raise UsageProblem(f"unknown {Protocol(number).name} state `{text}'")
+        return int(names[text])
+    if where == "role":
+        if text not in ("client", "server"):
+            raise UsageProblem(f"unknown role `{text}'")
+        return ("client", "server").index(text)
+    if where.startswith("icmp_") and where != "icmp_id":
+        return number_of(text, option, 255)
+    return number_of(text, option, 0xFFFFFFFF if where.endswith("vtag") else 0xFFFF)
