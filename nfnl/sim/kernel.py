@@ -12,6 +12,7 @@ from nfnl.sim.af_netlink import NOT_MODELLED as SOCKETS_NOT_MODELLED
 from nfnl.sim.af_netlink import SOCK_DGRAM, SOCK_RAW, Capability, Process, Sock, SocketTable
 from nfnl.sim.clock import Clock
 from nfnl.sim.conntrack import ConntrackTable
+from nfnl.sim.ct_messages import flow_message
 from nfnl.sim.ct_sysctls import PREFIX as CONNTRACK_SYSCTLS
 from nfnl.sim.ctnetlink import NOT_MODELLED as CTNETLINK_NOT_MODELLED
 from nfnl.sim.ctnetlink import ConntrackSubsystem
@@ -35,7 +36,9 @@ from nfnl.sim.socket import FakeSocket
 from nfnl.sim.stack import FIXED_SYSCTLS, SYSCTLS, Stack
 from nfnl.sim.stack import NOT_MODELLED as STACK_NOT_MODELLED
 from nfnl.sim.transport import FakeTransport
+from nfnl.subsys.conntrack import Flow
 from nfnl.transport.base import SocketOptions
+from nfnl.wire.codec import decode
 from nfnl.wire.constants import NETLINK_NETFILTER
 
 #: What is not modelled, and what happens instead, by the part of the kernel it belongs to.
@@ -141,11 +144,11 @@ class FakeKernel:
         """A local program sends a packet, given from its network header on.
 
         It goes as it is, as through a raw socket; with ``partial_checksum`` as through an ordinary socket, whose transport
-        checksum is finished later; with a ``gso_size`` as through a UDP socket with UDP_SEGMENT: it stands for several packets with
-        at most so many bytes of payload in each. Where they are cut, its journey ends as `Fate.SPLIT`, and theirs are its
-        ``segments``. ``uid`` and ``gid`` are the current process's unless given.
+        checksum is finished later; with a ``gso_size`` as from TCP, or through a UDP socket with UDP_SEGMENT: it stands for several
+        packets with at most so many bytes of payload in each. Where they are cut, its journey ends as `Fate.SPLIT`, and theirs are
+        its ``segments``. ``uid`` and ``gid`` are the current process's unless given.
 
-        Raises `NotModelled` for segments of anything but UDP.
+        Raises `NotModelled` for segments of anything but TCP and UDP.
         """
         with self._gate:
             process = self._world.sockets.current
@@ -256,6 +259,13 @@ class FakeKernel:
                 except ValueError:
                     raise Errno.EINVAL.error(name) from None
             return str(sysctls[key])
+
+    def flows(self) -> list[Flow]:
+        """The flows that are tracked, each as a dump over netlink shows it."""
+        with self._gate:
+            table = self._world.conntrack
+            told = [flow_message(entry, table, 0, 0, 0, entry.use) for entry in table.walk()]
+        return [flow for message in told if message for flow in decode(message) if isinstance(flow, Flow)]
 
     @property
     def cpu(self) -> int:

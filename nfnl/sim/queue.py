@@ -7,6 +7,7 @@ from functools import partial
 from struct import Struct
 from typing import Any
 
+from nfnl.sim import gso
 from nfnl.sim.af_netlink import SocketTable
 from nfnl.sim.errnos import Errno
 from nfnl.sim.hooks import DROP, STOLEN, STOP, VERDICT_MASK
@@ -23,7 +24,7 @@ from nfnl.wire.header import NATIVE
 NOT_MODELLED = {
     "QueueFlag.CONNTRACK": "refused with EOPNOTSUPP, as by a kernel without CONFIG_NETFILTER_NETLINK_GLUE_CT",
     "QueueFlag.SECCTX": "accepted, as Linux does; no packet has a context, as in a system without a security module",
-    "packets that stand for several (GSO)": "of UDP only, as `FakeKernel.send` makes them; what arrives is not put together",
+    "packets that stand for several (GSO)": "of TCP and UDP, as `FakeKernel.send` makes them; what arrives is not put together",
     "NFQA_CT and NFQA_EXP in a verdict": "ignored, as by a kernel without the glue",
     "NFQA_VLAN and NFQA_L2HDR": "ignored in verdicts and never sent, as in the IP families; there is no bridge family",
     "NFQA_IFINDEX_PHYSINDEV, NFQA_IFINDEX_PHYSOUTDEV": "never sent; there are no bridges",
@@ -138,9 +139,9 @@ _ROOM_KEPT = {IPV4: 31, IPV6: 24}
 
 def _linear(skb: Skb, copied: int) -> int:
     """How many of the first ``copied`` bytes of a packet lie in its linear part."""
-    headers = skb.csum_start + 8
     if skb.gso_size:
-        return min(headers, copied)
+        return min(gso.payload_at(skb), copied)
+    headers = skb.csum_start + 8
     if len(skb.data) + _ROOM_KEPT[skb.family] < _PAGED_FROM or not skb.csum_start or (skb.ip or skb.parse())[2] != UDP:
         return copied
     return min(headers, copied)

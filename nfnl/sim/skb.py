@@ -136,6 +136,7 @@ class Skb:
         "data",
         "dst",
         "family",
+        "gso_protocol",
         "gso_size",
         "hook",
         "hwaddr",
@@ -186,6 +187,8 @@ class Skb:
         self.csum_offset = 0
         #: most bytes of payload in each of the packets it stands for; 0: it is one packet
         self.gso_size = 0
+        #: what transport protocol they are of
+        self.gso_protocol = 0
         #: what `parse` found, or None
         self.ip: Parsed | None = None
         #: what `parse_ports` found, or None

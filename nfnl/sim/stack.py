@@ -51,7 +51,7 @@ NOT_MODELLED = {
     "IPv4 options but end, no operation and router alert": "NotModelled is raised",
     "IPv6 options that have to be complained about, CALIPSO, IOAM, routing headers with segments left": "NotModelled is raised",
     "UDP-Lite": "NotModelled is raised",
-    "segments (GSO) of anything but UDP": "NotModelled is raised",
+    "segments (GSO) of anything but TCP and UDP": "NotModelled is raised",
     "other transport protocols (GRE, ESP, SCTP ...)": "protocol unreachable, as from a kernel without them",
     "neighbours, multicast reports, router advertisements": "every neighbour is there; nothing is asked, told or answered",
     "reverse path filter, route_localnet, accept_local, policy rules but by mark": "off",
@@ -202,13 +202,13 @@ class Stack:
 
         As there, IPv4's total length and header checksum are set, and id and source if they are 0; nothing in IPv6 is. What
         ``sendto`` reports is `Journey.errno`. With ``partial_checksum`` the TCP or UDP checksum is left to the device, as an
-        ordinary socket leaves it. With a ``gso_size`` a UDP packet stands for as many as it takes to have no more than so many
-        bytes of payload in each, as a socket with UDP_SEGMENT makes it; it may then be longer than the MTU.
+        ordinary socket leaves it. With a ``gso_size`` a TCP or UDP packet stands for as many as it takes to have no more than so
+        many bytes of payload in each, as TCP or a socket with UDP_SEGMENT makes it; it may then be longer than the MTU.
         """
         skb = self._new(bytes(packet), Owner(uid, gid), mark, priority)
         journey = skb.journey
-        if gso_size and skb.parse()[2] != UDP:
-            raise NotModelled("segments of anything but UDP")
+        if gso_size and skb.parse()[2] not in (TCP, UDP):
+            raise NotModelled("segments of anything but TCP and UDP")
         journey.errno = self._raw_send(skb, partial_checksum or gso_size > 0, gso_size)
         if journey.errno and journey.fate is Fate.MOVING:
             skb.drop(_SEND_ERRORS[journey.errno])
@@ -275,12 +275,12 @@ class Stack:
         route, error = self._route_output(skb.family, LOOPBACK6 if dst == ANY6 else dst, skb.mark)
         if route is None:
             return error
-        payload = gso.payload_of(skb) if gso_size else 0
-        if payload > gso_size * gso.MAX_SEGMENTS:
-            skb.drop(f"more than {gso.MAX_SEGMENTS} segments")
+        payload = len(data) - gso.payload_at(skb) if gso_size else 0
+        if payload > gso_size * gso.MAX_DATAGRAMS and skb.parse()[2] == UDP:
+            skb.drop(f"more than {gso.MAX_DATAGRAMS} segments")
             return EINVAL
         if payload > gso_size:
-            skb.gso_size = gso_size
+            skb.gso_size, skb.gso_protocol = gso_size, skb.parse()[2]
         if len(data) - (payload - gso_size if skb.gso_size else 0) > route.dev.mtu:
             return EMSGSIZE
         skb.dst = route
@@ -346,7 +346,7 @@ class Stack:
         copy = Skb(skb.data, skb.family, Journey(skb.data, skb.data, skb.mark), skb.mark, skb.priority)
         skb.journey.answers.append(copy.journey)
         copy.dst, copy.outdev, copy.transport = route, route.dev, skb.transport
-        copy.gso_size = skb.gso_size
+        copy.gso_size, copy.gso_protocol = skb.gso_size, skb.gso_protocol
         copy.csum, copy.csum_start, copy.csum_offset = skb.csum, skb.csum_start, skb.csum_offset
         copy.looped = True
         self.hooks.run(copy, POSTROUTING)

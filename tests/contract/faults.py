@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nfnl.sim import netlink, nfnetlink, queue, queueing, rules
+from nfnl.sim import gso, netlink, nfnetlink, queue, queueing, rules
 from nfnl.sim.af_netlink import Sock, SocketTable
 from nfnl.sim.errnos import Errno
 from nfnl.sim.profile import Profile
@@ -119,5 +119,6 @@ FAULTS: dict[str, Fault] = {
     "ids are compared as plain numbers": Fault("QB", replaced(Queue, "take_until", compare_plainly)),
     "the payload is padded": Fault("QP", changed(queue, "packet_message", pad_it)),
     "a packet that stands for several does not say so": Fault("QG", replaced(queueing, "IS_GSO", 0)),
+    "every segment of a stream pushes": Fault("QG", replaced(gso, "_PSH", 0)),
     "losses are not counted": Fault("LS", replaced(QueueTable, "_lost", lambda self, queue, entry, *why: entry.skb.drop("lost"))),
 }

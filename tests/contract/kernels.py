@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import socket
 import struct
 from collections.abc import Collection, Iterator
@@ -17,6 +18,7 @@ from nfnl.sim import FakeKernel
 from nfnl.sim.hooks import ACCEPT, INPUT
 from nfnl.sim.journey import Journey
 from nfnl.sim.skb import IPV4
+from nfnl.sim.socket import FakeSocket
 from nfnl.testing.lab import LinuxLab
 from nfnl.transport.base import SocketOptions, Transport
 from nfnl.wire.constants import NETLINK_NETFILTER, NlmsgFlag, SubsystemId
@@ -126,6 +128,13 @@ class KernelUnderTest:
         """
         raise NotImplementedError
 
+    def send_stream(self, packet: bytes, *, segment: int) -> None:
+        """A TCP packet from a program on this machine to itself, out of a connection where no more than so many bytes fit into one.
+
+        Where it comes from a real connection, its numbers are others.
+        """
+        raise NotImplementedError
+
     def receive(self, packet: bytes, dev: str = "eth0") -> Journey:
         """A packet that arrives at a device."""
         return self.kernel.receive(packet, dev)
@@ -171,6 +180,17 @@ class KernelUnderTest:
         """Hang something of no consequence at a hook, and take it away again."""
         raise NotImplementedError
 
+    def use_labels(self) -> None:
+        """Give new flows room for labels, as somebody who works with them does."""
+        raise NotImplementedError
+
+    def wait(self, sock: NetlinkSocket, seconds: float) -> bool:
+        """Wait until there is something to receive, at most so long; False if there was not.
+
+        The fake's clock is put forward until then.
+        """
+        raise NotImplementedError
+
     @property
     def process_id(self) -> int:
         """Number of the process that owns the sockets, in its own pid namespace."""
@@ -209,6 +229,10 @@ class FakeUnderTest(KernelUnderTest):
         if journey.errno:
             raise OSError(journey.errno, journey.reason)
 
+    def send_stream(self, packet: bytes, *, segment: int) -> None:
+        journey = self.kernel.send(packet, partial_checksum=True, gso_size=segment)
+        assert not journey.errno
+
     @property
     def processors(self) -> list[int]:
         return [0, 1, 2, 3, 4]
@@ -218,6 +242,17 @@ class FakeUnderTest(KernelUnderTest):
 
     def index_of(self, dev: str) -> int:
         return self.kernel._world.stack.device(dev).index
+
+    def use_labels(self) -> None:
+        self.kernel._world.conntrack.label_users += 1
+
+    def wait(self, sock: NetlinkSocket, seconds: float) -> bool:
+        waiting = cast("FakeSocket", sock)
+        for _ in range(round(seconds * 100)):
+            if waiting.readable:
+                return True
+            self.kernel.advance(0.01)
+        return waiting.readable
 
     def take_a_hook_away(self) -> None:
         hooks = self.kernel._world.hooks
@@ -266,6 +301,30 @@ class LinuxUnderTest(KernelUnderTest):
         with self.kernel._step():
             sock.sendto(packet[at + 8 :], (destination, ports[1]))
 
+    def send_stream(self, packet: bytes, *, segment: int) -> None:
+        family, address, prefix = (socket.AF_INET, "127.0.0.1", "") if packet[0] >> 4 == 4 else (socket.AF_INET6, "::1", "-6 ")
+        at = 20 if family == socket.AF_INET else 40
+        # nothing is to be sent a second time because its answer waits in a queue, and no headers are to hold options
+        for name in ("tcp_timestamps", "tcp_early_retrans"):
+            self.sysctl(f"net.ipv4.{name}", 0)
+        done = self.kernel.run(f"ip {prefix}route replace local {address} dev lo table local rto_min 1000s")
+        assert not done.returncode, done.stderr
+
+        def connect() -> tuple[socket.socket, socket.socket]:
+            with socket.socket(family, socket.SOCK_STREAM) as listener:
+                listener.bind((address, int.from_bytes(packet[at + 2 : at + 4], "big")))
+                listener.listen()
+                client = socket.socket(family, socket.SOCK_STREAM)
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
+                client.connect(listener.getsockname())
+                return client, listener.accept()[0]
+
+        client, server = self.kernel._kernel.inside(connect)
+        self.cleanup.callback(server.close)
+        self.cleanup.callback(client.close)
+        with self.kernel._step():
+            client.sendall(packet[at + (packet[at + 12] >> 4 << 2) :])
+
     @property
     def processors(self) -> list[int]:
         return sorted(os.sched_getaffinity(0))
@@ -276,6 +335,12 @@ class LinuxUnderTest(KernelUnderTest):
 
     def index_of(self, dev: str) -> int:
         return self.kernel._kernel.inside(lambda: socket.if_nametoindex(dev))
+
+    def use_labels(self) -> None:
+        self.iptables("-t mangle -A OUTPUT -m connlabel --label 3 -j RETURN")
+
+    def wait(self, sock: NetlinkSocket, seconds: float) -> bool:
+        return bool(select.select([sock], [], [], seconds)[0])
 
     def take_a_hook_away(self) -> None:
         for line in (

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from errno import EINVAL, EMSGSIZE
-from struct import unpack_from
+from struct import pack, unpack_from
+from typing import NamedTuple
 
 import pytest
 
 from nfnl.subsys.queue import CopyMode, Packet, QueueFlag, SkbInfo
 from tests.contract.kernels import KernelUnderTest
 from tests.contract.rules import needs, rule
-from tests.contract.wirekit import ACCEPT, CAUGHT, DROP, Listener, refused, sum16, udp4, udp6, udp_sum
+from tests.contract.wirekit import ACCEPT, CAUGHT, DROP, Listener, refused, sum16, tcp, udp4, udp6, udp_sum
 
 #: 350 bytes, of which every 100 differ
 DATA = bytes(range(1, 176)) * 2
@@ -226,6 +227,83 @@ def test_segments_without_a_place_go_on_if_the_queue_fails_open(kernel: KernelUn
     assert payloads(later.packets()) == SEGMENTS[places:]
     row = listener.row
     assert (row.waiting, row.dropped, row.last_id) == (places, 0, places)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- TCP
+
+#: Of the packets of a connection those that carry data.
+STREAM = "-p tcp --dport 9000 --tcp-flags PSH PSH -j NFQUEUE --queue-num"
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+_PSH_ACK, _ACK = 0x18, 0x10
+
+
+@pytest.fixture
+def stream(kernel: KernelUnderTest, family: int) -> None:
+    """Data on its way to TCP port 9000 waits at mangle OUTPUT in queue 1, and if it is marked then, at filter OUTPUT in queue 2."""
+    program = kernel.iptables if family == 4 else kernel.ip6tables
+    program(f"-t mangle -A OUTPUT {STREAM} 1")
+    program("-A OUTPUT -m mark --mark 9 -j NFQUEUE --queue-num 2")
+
+
+class Segment(NamedTuple):
+    """What is read of a TCP packet."""
+
+    seq: int
+    flags: int
+    data: bytes
+    ip_id: int
+    right: bool  #: lengths and checksums are
+
+
+def segment(packet: Packet) -> Segment:
+    data = bytes(packet.payload or b"")
+    at, addresses = (20, data[12:20]) if data[0] >> 4 == 4 else (40, data[8:40])
+    length = unpack_from(">H", data, 2 if at == 20 else 4)[0] + (0 if at == 20 else 40)
+    sums = [sum16(data[:20])] * (at == 20) + [sum16(addresses + pack(">II", 6, len(data) - at) + data[at:])]
+    (seq,) = unpack_from(">I", data, at + 4)
+    start = at + (data[at + 12] >> 4 << 2)
+    right = length == len(data) and sums == [0xFFFF] * len(sums)
+    return Segment(seq, data[at + 13], data[start:], unpack_from(">H", data, 4)[0], right)
+
+
+@rule("QG-1", "C7-62")
+@FAMILIES
+def test_a_stretch_of_tcp_is_cut_into_packets_that_follow_each_other(kernel: KernelUnderTest, stream: None, family: int) -> None:
+    listener = Listener(kernel)
+    kernel.send_stream(tcp(family, DATA), segment=100)
+    packets = listener.packets()
+    assert [packet.skb_info for packet in packets] == [None] * 4
+    first, *_ = segments = list(map(segment, packets))
+    assert [segment.data for segment in segments] == SEGMENTS
+    assert [(segment.seq - first.seq) & 0xFFFFFFFF for segment in segments] == [0, 100, 200, 300]
+    assert [segment.flags for segment in segments] == [_ACK, _ACK, _ACK, _PSH_ACK]
+    assert all(segment.right for segment in segments)
+    if family == 4:
+        assert [(segment.ip_id - first.ip_id) & 0xFFFF for segment in segments] == [0, 1, 2, 3]
+
+
+@rule("QG-2", "C7-62")
+@FAMILIES
+def test_with_the_flag_a_stretch_of_tcp_comes_whole(kernel: KernelUnderTest, stream: None, family: int) -> None:
+    listener = Listener(kernel, **WHOLE)
+    kernel.send_stream(tcp(family, DATA), segment=100)
+    packet = listener.packet()
+    assert (segment(packet).data, segment(packet).flags) == (DATA, _PSH_ACK)
+    assert packet.skb_info == SkbInfo.CSUMNOTREADY | SkbInfo.GSO
+    assert not segment(packet).right
+
+
+@rule("QG-2")
+@FAMILIES
+def test_a_new_stretch_of_tcp_gets_right_checksums_when_it_is_cut(kernel: KernelUnderTest, stream: None, family: int) -> None:
+    listener, later = Listener(kernel, **WHOLE), Listener(kernel, 2)
+    kernel.send_stream(tcp(family, DATA), segment=100)
+    packet = listener.packet()
+    new = bytes(packet.payload or b"")[: -len(DATA)] + b"z" * len(DATA)
+    assert listener.decide(packet, payload=new, mark=9) == "ACK"
+    segments = list(map(segment, later.packets()))
+    assert [segment.data for segment in segments] == [b"z" * 100] * 3 + [b"z" * 50]
+    assert all(segment.right for segment in segments)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- sending

@@ -469,6 +469,15 @@ def udp6(data: bytes = b"hello", *, source: str = "::1", destination: str = "::1
     return struct.pack(">IHBB", 6 << 28, len(udp), 17, 64) + addresses + udp[:6] + struct.pack(">H", sum_) + udp[8:]
 
 
+def tcp(family: int, data: bytes = b"", *, flags: int = 0x18, port: int = 9000) -> bytes:
+    """A TCP packet from port 5000 of this machine to itself, with no options and no checksum."""
+    segment = struct.pack(">HHIIBBHHH", 5000, port, 1000, 2000, 5 << 4, flags, 65535, 0, 0) + data
+    if family == 6:
+        return struct.pack(">IHBB", 6 << 28, len(segment), 6, 64) + bytes(15) + b"\1" + bytes(15) + b"\1" + segment
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(segment), 77, 0x4000, 64, 6, 0) + bytes((127, 0, 0, 1)) * 2
+    return header[:10] + struct.pack(">H", sum16(header)) + header[12:] + segment
+
+
 def udp_sum(packet: bytes) -> int:
     """The sum over a UDP datagram and its pseudo header: 0xffff when its checksum is right."""
     at, addresses = (20, packet[12:20]) if packet[0] >> 4 == 4 else (40, packet[8:40])

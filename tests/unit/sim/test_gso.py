@@ -10,7 +10,7 @@ from nfnl.errors import NotModelled
 from nfnl.sim.journey import Fate
 from nfnl.sim.kernel import FakeKernel
 from nfnl.sim.skb import checksum
-from tests.unit.sim.dataplane import TCP, UDP, World, ip4
+from tests.unit.sim.dataplane import PING, TCP, UDP, World, ip4
 
 DATA = UDP(sport=5000, dport=9000) / bytes(350)
 OUT = {"src": "10.0.0.1", "dst": "10.0.0.9"}
@@ -70,9 +70,23 @@ def test_there_may_be_128_segments() -> None:
     assert (journey.errno, journey.dropped, journey.reason) == (errno.EINVAL, True, "more than 128 segments")
 
 
-def test_tcp_is_not_cut() -> None:
-    with FakeKernel() as kernel, pytest.raises(NotModelled, match="UDP"):
-        kernel.send(ip4(TCP() / bytes(350), **OUT), gso_size=100)
+def test_tcp_is_cut_as_well() -> None:
+    """How many there may be is limited for UDP alone. Where a verdict left less of it than a header, it cannot be cut."""
+    world = World()
+    world.iptables("-A OUTPUT -p tcp -j NFQUEUE --queue-num 1")
+    queue = world.listen(flags=4)
+    journey = world.stack.send(ip4(TCP(flags="PA") / bytes(350), **OUT), gso_size=2)
+    assert world.answer(1) is journey
+    assert (journey.fate, len(journey.segments)) == (Fate.SPLIT, 175)
+    journey = world.stack.send(ip4(TCP(flags="PA") / bytes(350), **OUT), gso_size=100)
+    assert world.queues.replace_payload(next(iter(queue.entries.values())), ip4(TCP(), **OUT)[:30])
+    world.answer(1)
+    assert (journey.dropped, journey.segments) == (True, [])
+
+
+def test_nothing_else_is_cut() -> None:
+    with FakeKernel() as kernel, pytest.raises(NotModelled, match="TCP and UDP"):
+        kernel.send(ip4(PING / bytes(350), **OUT), gso_size=100)
 
 
 def test_a_snapshot_brings_segments_back() -> None:
