@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 from typing import Annotated
 
-from nfnl.subsys.conntrack import NEST, Tuple
+from nfnl.subsys.tuples import NEST, Tuple
 from nfnl.wire.constants import SubsystemId
 from nfnl.wire.declare import AttrSet, Direction, Message, Subsystem, View, attr
 from nfnl.wire.layout import Be16, Be32, CString, as_enum, be16, be32
