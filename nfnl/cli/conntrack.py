@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,7 +32,8 @@ from nfnl.subsys.conntrack import ExpectStatsCpu, Flow, FlowAttributes, Stats, S
 from nfnl.subsys.expect import ExpectationAttributes
 from nfnl.wire.declare import Message
 
-Kind = Any
+if TYPE_CHECKING:
+    from nfnl.sim import FakeKernel
 
 #: what is said at the end, by command
 _DONE = {
@@ -51,7 +52,7 @@ _REFUSALS = {
     errno.ETIME: "conntrack has expired",
     errno.EPERM: "sorry, you must be root or get CAP_NET_ADMIN capability to do this",
 }
-_KINDS: dict[str, dict[str, tuple[Kind, ...]]] = {
+_KINDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "conntrack": {
         "ALL": ("new", "updated", "destroyed"),
         "NEW": ("new",),
@@ -156,43 +157,48 @@ def command(
         raise click.UsageError("--scenario, --rules and --packets are for the fake kernel.")
     try:
         order = parse(arguments)
-        world = _World(netns, fake, scenario, rules, capture)
+        world = _fake_world(scenario, rules, capture) if fake else World(netns=netns)
         done = world.run(order)
     except UsageProblem as problem:
         remark(f"{problem}\n{HINT}")
         sys.exit(2)
     except (OutputProblem, Failed) as problem:
+        for warning in getattr(problem, "warnings", ()):
+            click.echo(warning, err=True)
         remark(str(problem))
         sys.exit(1)
     sys.exit(0 if done else 1)
 
 
-class _World:
+def _fake_world(scenario: str | None, rules: str | None, capture: str | None) -> World:
+    from nfnl.cli.stage import Stage, load_rules, play, receive_capture
+
+    click.echo("On the fake kernel, in this process: nothing on this machine is touched.", err=True)
+    kernel = Stage()
+
+    def story() -> None:
+        if rules:
+            load_rules(kernel, rules)
+        if capture:
+            receive_capture(kernel, capture)
+        if scenario:
+            play(kernel, scenario)
+
+    return World(kernel, story=story)
+
+
+class World:
     """The kernel that is meant, and the commands on it."""
 
-    def __init__(self, netns: str | None, fake: bool, scenario: str | None, rules: str | None, capture: str | None) -> None:
+    def __init__(
+        self, kernel: FakeKernel | None = None, *, netns: str | None = None, story: Callable[[], None] = lambda: None
+    ) -> None:
+        """``story`` is what happens on a fake kernel: before the command, or while it follows events."""
         self._options: nfnl.ConntrackOptions = {"netns": netns} if netns else {}
-        self._scenario, self._rules, self._capture = scenario, rules, capture
-        self._kernel: Any = None
-        if fake:
-            from nfnl.cli.stage import Stage
-
-            click.echo("On the fake kernel, in this process: nothing on this machine is touched.", err=True)
-            self._kernel = Stage()
-            self._options["kernel"] = self._kernel
-
-    def _play(self) -> None:
-        """Let happen on the fake kernel what is to happen."""
-        if self._kernel is None:
-            return
-        from nfnl.cli.stage import load_rules, play, receive_capture
-
-        if self._rules:
-            load_rules(self._kernel, self._rules)
-        if self._capture:
-            receive_capture(self._kernel, self._capture)
-        if self._scenario:
-            play(self._kernel, self._scenario)
+        if kernel is not None:
+            self._options["kernel"] = kernel
+        self._kernel = kernel
+        self._story = story
 
     def run(self, order: Order) -> bool:
         """Do it. False: nothing was there to be changed. Raises `Failed`."""
@@ -200,7 +206,7 @@ class _World:
             click.echo(warning, err=True)
         if order.command is Command.EVENTS:
             return self._follow(order)
-        self._play()
+        self._story()
         try:
             with nfnl.open_conntrack(**self._options) as table:
                 if order.command is Command.LOAD:
@@ -210,7 +216,11 @@ class _World:
             raise Failed(f"Operation failed: {_refusal(order, error)}") from None
 
     def _clock(self) -> float | None:
-        return None if self._kernel is None else self._kernel.clock.wall()
+        if self._kernel is None:
+            return None
+        from nfnl.sim.clock import EPOCH
+
+        return EPOCH + self._kernel.now
 
     def _load(self, order: Order, table: nfnl.FlowTable) -> bool:
         try:
@@ -254,7 +264,7 @@ class _World:
                     task.follow(table)
                 else:
                     with self._kernel.until_idle():
-                        self._play()
+                        self._story()
                         task.follow(table)
             except KeyboardInterrupt:
                 pass

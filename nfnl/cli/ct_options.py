@@ -28,7 +28,12 @@ class UsageProblem(Exception):
 
 
 class OutputProblem(Exception):
-    """Forms of output that do not go together; exit status 1."""
+    """What cannot be shown: forms of output that do not go together, a filter for nothing; exit status 1."""
+
+    def __init__(self, problem: str, warnings: Sequence[str] = ()) -> None:
+        super().__init__(problem)
+        #: what is to be said before
+        self.warnings = warnings
 
 
 class Command(Enum):
@@ -270,7 +275,7 @@ def parse(arguments: Sequence[str]) -> Order:
             words.insert(0, f"-{command.letter}")
     elif words and not words[0].startswith("-"):
         raise UsageProblem(f"unknown command `{words[0]}'; there are {', '.join(WORDS)}")
-    _complain_of_unknown(words)
+    _complain_of_unknown(words, _GENERAL | _OF_PROTOCOLS)
     try:
         said = {name: value for name, value in vars(_parser().parse_args(words)).items() if value is not None}
     except UsageProblem as problem:
@@ -287,16 +292,20 @@ def parse(arguments: Sequence[str]) -> Order:
         raise UsageProblem("Can't do that command with tables `dying' and `unconfirmed'")
     if order.table == "expect" and command in (Command.UPDATE, Command.ADD):
         raise UsageProblem(f"Can't do --{command.long} on expectations")
+    if "protonum" not in said:
+        _complain_of_unknown(words, _GENERAL)
     _check_legal(order, said)
     _take_values(order, said)
     _check_needed(order)
     return order
 
 
-def _complain_of_unknown(words: Sequence[str]) -> None:
-    """argparse guesses; say it as getopt does."""
-    known = {name for option in OPTIONS for name in option.longs} | {command.long for command in Command}
-    known |= {name for table in PROTOCOL_OPTIONS.values() for names in table.values() for name in names}
+_GENERAL = frozenset({name for option in OPTIONS for name in option.longs} | {command.long for command in Command})
+_OF_PROTOCOLS = frozenset(name for table in PROTOCOL_OPTIONS.values() for names in table.values() for name in names)
+
+
+def _complain_of_unknown(words: Sequence[str], known: frozenset[str]) -> None:
+    """Say so of the first long option that nobody knows; as short as one likes it may be."""
     for word in words:
         name = word[2:].partition("=")[0]
         if word.startswith("--") and name and not any(candidate.startswith(name) for candidate in known):
@@ -500,7 +509,7 @@ def _status(text: str, option: str, order: Order) -> StatusWish:
         else:
             on |= bit
     if filtering and not on and not off:
-        raise OutputProblem("Operation failed: invalid parameters")
+        raise OutputProblem("Operation failed: invalid parameters", order.warnings)
     return StatusWish(on, off)
 
 
