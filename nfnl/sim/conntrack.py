@@ -72,6 +72,7 @@ class ConntrackTable:
     __slots__ = (
         "_buckets",
         "_collecting",
+        "_entered",
         "_expiry",
         "_free_slots",
         "_made",
@@ -104,7 +105,7 @@ class ConntrackTable:
         #: flows there are: in the table, unconfirmed, and gone but still held by somebody
         self.count = 0
         self._seed = seed
-        self._made = 0
+        self._made = self._entered = 0
         self._original: dict[_Key, Entry] = {}
         self._reply: dict[_Key, Entry] = {}
         #: the same flows in a row for walks, with gaps
@@ -173,20 +174,26 @@ class ConntrackTable:
         return found[0] if found else None
 
     def lookup(self, zone: Zone, t: Tuple) -> tuple[Entry, int] | None:
-        """As `find`, with the direction the tuple belongs to. A flow met whose time is over is ended, and not found."""
+        """As `find`, with the direction the tuple belongs to. A flow met whose time is over is ended, and not found.
+
+        Zones that hold for one direction let two flows share a tuple. Then that of the original direction is found or, where the
+        zone has one id for both directions, the one that came later.
+        """
         if zone is DEFAULT_ZONE:
-            entry, direction = self._reply.get(t), REPLY
-            if entry is None:
-                entry, direction = self._original.get(t), 0
+            by_original, by_reply = self._original.get(t), self._reply.get(t)
         else:
-            entry, direction = self._reply.get(_key(zone.reply_id, t)), REPLY
-            if entry is None:
-                entry, direction = self._original.get(_key(zone.original_id, t)), 0
-        if entry is None:
-            return None
+            by_original, by_reply = self._original.get(_key(zone.original_id, t)), self._reply.get(_key(zone.reply_id, t))
+        if by_reply is None:
+            if by_original is None:
+                return None
+            entry, direction = by_original, 0
+        elif by_original is None or (zone.original_id == zone.reply_id and by_reply.entered >= by_original.entered):
+            entry, direction = by_reply, REPLY
+        else:
+            entry, direction = by_original, 0
         if entry.expires <= self.now:
             self.kill_expired(entry)
-            return None
+            return self.lookup(zone, t)
         return entry, direction
 
     def taken(self, t: Tuple, wanted_by: Entry) -> bool:
@@ -305,6 +312,8 @@ class ConntrackTable:
             raise OSError(EEXIST, "File exists")
         self._original[original] = entry
         self._reply[reply] = entry
+        entry.entered = self._entered
+        self._entered += 1
         slots = self._slots
         while self._free_slots:
             slot = self._free_slots.pop()

@@ -71,6 +71,7 @@ class Entry:
         "cached",
         "cause",
         "counters",
+        "entered",
         "event_mask",
         "expect_mask",
         "expires",
@@ -139,6 +140,8 @@ class Entry:
         #: `ExpiryQueue` and `ConntrackTable` keep it there
         self.scheduled = NEVER
         self.slot = -1
+        #: how many had entered the table before it did
+        self.entered = 0
 
     @property
     def family(self) -> int:
