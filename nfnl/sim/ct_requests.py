@@ -18,7 +18,7 @@ from nfnl.sim.netlink import Refusal
 from nfnl.sim.nfnetlink import Attributes, Check, check_of, nul_string
 from nfnl.sim.protoinfo import SctpInfo, SctpState, TcpInfo, TcpState
 from nfnl.sim.skb import ICMP, ICMPV6, IPV4, IPV6
-from nfnl.sim.tuples import ICMP_INVERSES, PORT_PROTOCOLS, Tuple, Zone
+from nfnl.sim.tuples import DEFAULT_ZONE, ICMP_INVERSES, PORT_PROTOCOLS, Tuple, Zone
 from nfnl.subsys import conntrack as declared
 from nfnl.subsys.conntrack import FilterFlag, NewFlow
 from nfnl.wire.constants import NLA_HDRLEN, NLA_TYPE_MASK, align4
@@ -111,7 +111,7 @@ class ZoneGiven:
     @property
     def zone(self) -> Zone:
         """What was given in the end."""
-        return Zone(self.id, self.directions)
+        return Zone(self.id, self.directions) if self.id or self.directions != 3 else DEFAULT_ZONE
 
 
 def read_tuple(data: bytes, family: int, zone: ZoneGiven | None, direction: int = 1, flags: int = _ALL) -> Tuple:

@@ -55,18 +55,6 @@ _TOLD = (
 )
 
 
-def translating(handler: Handler) -> Handler:
-    """A handler whose tables refuse with OSError."""
-
-    def translated(request: Request, attributes: Attributes) -> None:
-        try:
-            handler(request, attributes)
-        except OSError as error:
-            raise Refusal(Errno.of(error)) from None
-
-    return translated
-
-
 def answer(request: Request, data: bytes) -> None:
     """Send the one message that answers a request (`nfnetlink_unicast`)."""
     sockets = request.sock.table
@@ -92,7 +80,7 @@ class ConntrackSubsystem:
         def operation(handler: Handler, *, plain: bool = False) -> Operation:
             """``plain``: the kernel looks at no attributes."""
             declarations = () if plain else (NewFlow,)
-            return Operation(translating(handler), *declarations, unknown=unknown, checks={} if plain else checks)
+            return Operation(handler, *declarations, unknown=unknown, checks={} if plain else checks)
 
         nfnetlink.register(
             SubsystemId.CTNETLINK,

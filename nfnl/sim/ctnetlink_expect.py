@@ -7,7 +7,7 @@ from nfnl.sim.ct_dumps import ExpectationDump, Listed
 from nfnl.sim.ct_entry import Entry
 from nfnl.sim.ct_messages import EXP_NEW, expectation_message, statistics_message
 from nfnl.sim.ct_requests import HELPER_NAME, ZoneGiven, read_nest, read_tuple, text_of, u32
-from nfnl.sim.ctnetlink import answer, translating
+from nfnl.sim.ctnetlink import answer
 from nfnl.sim.dump import start_dump
 from nfnl.sim.errnos import Errno
 from nfnl.sim.expectations import USERSPACE, Expectation, ExpectationTable, Mask
@@ -44,7 +44,7 @@ class ExpectSubsystem:
         checks = {_HELP_NAME: nul_string(HELPER_NAME), _FN: nul_string(), _FLAGS: bits(7)}
 
         def operation(handler: Handler) -> Operation:
-            return Operation(translating(handler), NewExpectation, checks=checks)
+            return Operation(handler, NewExpectation, checks=checks)
 
         nfnetlink.register(
             SubsystemId.CTNETLINK_EXP,

@@ -81,7 +81,7 @@ class Request:
 
 
 def walk(sock: Sock, data: bytes, handle: Callable[[Request], None]) -> None:
-    """Have every message of a datagram executed by ``handle``, which may raise `Refusal`, and answered.
+    """Have every message of a datagram executed by ``handle``, which may raise `Refusal` or OSError, and answered.
 
     A header that cannot be true ends the walk without a word.
     """
@@ -96,6 +96,8 @@ def walk(sock: Sock, data: bytes, handle: Callable[[Request], None]) -> None:
                 handle(request)
             except Refusal as refusal:
                 error = refusal.errno
+            except OSError as refusal:  # of the data plane, which has the numbers of this system
+                error = Errno.of(refusal)
         if error or (request.flags & _ACK and not request.answered):
             acknowledge(request, error)
         offset += align4(request.length)
