@@ -380,7 +380,7 @@ class FlowAttributes(View):
         26,
         "CTA_STATUS_MASK",
         default=None,
-        since="5.18",
+        since="5.15",
         policy=be32,
         doc="which bits of status select; those of status where absent",
     )
