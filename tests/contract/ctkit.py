@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from nfnl.errors import error_name
+from nfnl.subsys.conntrack import Status
 from nfnl.wire.codec import decode
 from nfnl.wire.constants import NLA_F_NESTED, NLA_TYPE_MASK, Group, NlmsgFlag, NlmsgType, SocketOption, SubsystemId, align4
 from nfnl.wire.declare import Direction
@@ -41,8 +42,24 @@ Cta = IntEnum(
 Exp = IntEnum("Exp", "MASTER TUPLE MASK TIMEOUT ID HELP_NAME ZONE FLAGS CLASS NAT FN")
 
 #: status bits (``IPS_*``)
-EXPECTED, SEEN_REPLY, ASSURED, CONFIRMED, SRC_NAT, DST_NAT, SEQ_ADJUST = (1 << n for n in range(7))
-SRC_NAT_DONE, DST_NAT_DONE, DYING, FIXED_TIMEOUT, TEMPLATE, UNTRACKED, HELPER, OFFLOAD, HW_OFFLOAD = (1 << n for n in range(7, 16))
+(
+    EXPECTED,
+    SEEN_REPLY,
+    ASSURED,
+    CONFIRMED,
+    SRC_NAT,
+    DST_NAT,
+    SEQ_ADJUST,
+    SRC_NAT_DONE,
+    DST_NAT_DONE,
+    DYING,
+    FIXED_TIMEOUT,
+    TEMPLATE,
+    UNTRACKED,
+    HELPER,
+    OFFLOAD,
+    HW_OFFLOAD,
+) = Status
 
 #: where the flows of these tests come from and go to, unless a test says otherwise
 A, B, PORT = "10.9.0.1", "10.9.0.2", 53

@@ -7,16 +7,42 @@ be the kind of mistake somebody could make: something forgotten, or swapped.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from nfnl.sim import gso, netlink, nfnetlink, queue, queueing, rules
+from nfnl.sim import (
+    ct_change,
+    ct_dumps,
+    ct_filter,
+    ct_messages,
+    ct_proc,
+    ct_requests,
+    ctnetlink,
+    dump,
+    gso,
+    netlink,
+    nfnetlink,
+    queue,
+    queueing,
+    rules,
+)
 from nfnl.sim.af_netlink import Sock, SocketTable
+from nfnl.sim.conntrack import ConntrackTable
+from nfnl.sim.ct_change import Changes
+from nfnl.sim.ct_entry import Entry
+from nfnl.sim.ct_notify import Notifier
+from nfnl.sim.ctnetlink import ConntrackSubsystem
 from nfnl.sim.errnos import Errno
+from nfnl.sim.expectations import Expectation, ExpectationTable
+from nfnl.sim.nat import Nat
+from nfnl.sim.nfnetlink import Attributes
 from nfnl.sim.profile import Profile
 from nfnl.sim.queueing import Queue, QueuedEntry, QueueTable
+from nfnl.sim.sender import Sender
+from nfnl.wire.header import BIG
 
 
 @dataclass(frozen=True)
@@ -96,6 +122,63 @@ def compare_plainly(self: Queue, packet_id: int) -> list[QueuedEntry]:
     return [self.entries.pop(waiting) for waiting in tuple(self.entries) if waiting <= packet_id]
 
 
+def set_status(entry: Entry, status: int) -> None:
+    entry.status = status
+
+
+def set_under_the_mask(entry: Entry, attributes: Attributes) -> None:
+    mark, mask = (
+        int.from_bytes(attributes.get(number, default), "big")
+        for number, default in ((ct_change._MARK, bytes(4)), (ct_change._MARK_MASK, b"\xff" * 4))
+    )
+    if ct_change._MARK in attributes:
+        entry.mark = entry.mark & ~mask | mark & mask
+
+
+def apply_all_or_nothing(original: Any) -> Any:
+    def change(self: Changes, entry: Entry, attributes: Attributes) -> None:
+        expires, mark, status = entry.expires, entry.mark, entry.status
+        try:
+            original(self, entry, attributes)
+        except (netlink.Refusal, OSError):
+            entry.expires, entry.mark, entry.status = expires, mark, status
+            raise
+
+    return change
+
+
+def say_nothing(original: Any) -> Any:
+    def enter(self: ConntrackTable, entry: Entry) -> None:
+        with suppress(OSError):
+            original(self, entry)
+
+    return enter
+
+
+def heed_the_id(original: Any) -> Any:
+    def delete(self: ConntrackSubsystem, request: netlink.Request, attributes: Attributes) -> None:
+        if attributes.keys() == {ctnetlink._ID}:
+            raise netlink.Refusal(Errno.ENOENT)
+        original(self, request, attributes)
+
+    return delete
+
+
+def heed_the_family(original: Any) -> Any:
+    def wanted_flows(request: netlink.Request, attributes: Attributes, family: int, **how: Any) -> Any:
+        return original(request, attributes, request.family, **how)
+
+    return wanted_flows
+
+
+def believe_all_heard(original: Any) -> Any:
+    return lambda self, *event: original(self, *event) or True
+
+
+def check_nothing(self: ExpectationTable, new: Expectation) -> None:
+    pass
+
+
 #: What is wrong with the fake, in words -> how it comes to be.
 FAULTS: dict[str, Fault] = {
     "everybody may join groups": Fault("NL", replaced(Sock, "_need_admin", lambda self: None)),
@@ -119,6 +202,31 @@ FAULTS: dict[str, Fault] = {
     "ids are compared as plain numbers": Fault("QB", replaced(Queue, "take_until", compare_plainly)),
     "the payload is padded": Fault("QP", changed(queue, "packet_message", pad_it)),
     "a packet that stands for several does not say so": Fault("QG", replaced(queueing, "IS_GSO", 0)),
+    "what waits is charged to nobody": Fault("QE", replaced(Sender, "charged", 0)),
     "every segment of a stream pushes": Fault("QG", replaced(gso, "_PSH", 0)),
     "losses are not counted": Fault("LS", replaced(QueueTable, "_lost", lambda self, queue, entry, *why: entry.skb.drop("lost"))),
+    "sizes of what is said to conntrack are not checked": Fault("CTMSG", changed(nfnetlink, "parse", skip_checks)),
+    "every kind of ICMP has an answer": Fault(
+        "CTTUPLE", replaced(ct_requests, "ICMP_INVERSES", dict.fromkeys((1, 58), range(256)))
+    ),
+    "zones are not looked at": Fault("CTTUPLE", replaced(ct_requests.ZoneGiven, "zone", ct_requests.ZoneGiven().zone)),
+    "flows are made unasked": Fault("CTNEW", replaced(ctnetlink, "_CREATE", 0xFFFF)),
+    "a flow whose place is taken is said to be made": Fault("CTNEW", changed(ConntrackTable, "_enter", say_nothing)),
+    "the status is what it is said to be": Fault("CTSTATUS", replaced(ct_change, "change_status", set_status)),
+    "the state of a protocol is forgotten": Fault("CTPROTO", replaced(ct_change, "change_protoinfo", lambda data, proto: None)),
+    "what is not translated is not settled": Fault("CTNAT", replaced(Nat, "null_binding", lambda self, entry, manip: True)),
+    "a mark is set under its mask": Fault("CTUPD", replaced(ct_change, "_change_mark", set_under_the_mask)),
+    "a change that fails is undone": Fault("CTUPD", changed(Changes, "change", apply_all_or_nothing)),
+    "a single answer is said to be one": Fault("CTGET", replaced(ctnetlink, "_MULTI", 0)),
+    "an id alone names a flow": Fault("CTDEL", changed(ConntrackSubsystem, "_delete", heed_the_id)),
+    "the family of a flush counts": Fault("CTDEL", changed(ctnetlink, "wanted_flows", heed_the_family)),
+    "words of a filter are in network order": Fault("CTFILT", replaced(ct_filter, "NATIVE", BIG)),
+    "a filtered dump does not say so": Fault("CTDUMP", replaced(ct_dumps, "_FILTERED", 0)),
+    "a dump is read by nobody in particular": Fault("DU", replaced(dump, "_GOODSIZE", 32768)),
+    "a counter is left out": Fault("CTSTAT", replaced(ctnetlink, "_TOLD", ctnetlink._TOLD[1:])),
+    "a helper is not told": Fault("CTATTR", replaced(ct_messages, "_help", lambda entry: b"")),
+    "a flow made by a program is told like any other": Fault("CTEV", replaced(ctnetlink, "_CHANGED", 0)),
+    "whoever misses an event has missed it": Fault("CTLOST", changed(Notifier, "_send", believe_all_heard)),
+    "expectations may overlap": Fault("CTEXP", replaced(ExpectationTable, "_check", check_nothing)),
+    "flows in /proc have no state": Fault("CTPROC", replaced(ct_proc, "_state_words", lambda entry: "")),
 }

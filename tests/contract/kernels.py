@@ -61,6 +61,12 @@ class NetlinkSocket(Protocol):
     def close(self) -> None: ...
 
 
+class Sender(Protocol):
+    """What the programs that send packets have in common."""
+
+    def send(self, packet: bytes, /) -> Journey: ...
+
+
 class KernelUnderTest:
     """A kernel with one network namespace, and the process that talks to it. What a test opens is closed behind it."""
 
@@ -116,6 +122,10 @@ class KernelUnderTest:
     def send(self, packet: bytes, *, mark: int = 0, priority: int = 0) -> Journey:
         """A packet from a program on this machine, through a raw socket."""
         return self.kernel.send(packet, mark=mark, priority=priority)
+
+    def sender(self, *, send_buffer: int) -> Sender:
+        """A program with a socket of its own."""
+        return self.kernel.sender(send_buffer=send_buffer)
 
     def send_many(self, packet: bytes, count: int) -> None:
         """The same packet many times, without asking what becomes of each."""
