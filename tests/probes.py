@@ -178,6 +178,11 @@ def ping_installed() -> str | None:
 
 
 @probe
+def conntrack_command() -> str | None:
+    return None if shutil.which("conntrack") else "there is no conntrack command"
+
+
+@probe
 def iproute2() -> str | None:
     """There is an ``ip``, which makes namespaces with names."""
     return None if shutil.which("ip") else "no ip"
