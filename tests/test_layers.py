@@ -69,7 +69,7 @@ CONTROL_PLANE = [
     "ctnetlink_expect",
     "transport",
 ]
-COMPOSITION = ["xtables", "xshared", "iptables", "kernel", "__init__"]
+COMPOSITION = ["xtables", "xshared", "iptables", "sender", "kernel", "__init__"]
 
 #: module, or package with a dot at its end -> what it may import of nfnl. The most specific row counts.
 ALLOWED: dict[str, list[str]] = {

@@ -31,7 +31,8 @@ from nfnl.sim.profile import Profile
 from nfnl.sim.queue import NOT_MODELLED as QUEUE_NOT_MODELLED
 from nfnl.sim.queue import QueueSubsystem
 from nfnl.sim.queueing import QueueTable
-from nfnl.sim.skb import IPV4, IPV6, Device, Link
+from nfnl.sim.sender import Sender
+from nfnl.sim.skb import IPV4, IPV6, Device, Link, Owner
 from nfnl.sim.socket import FakeSocket
 from nfnl.sim.stack import FIXED_SYSCTLS, SYSCTLS, Stack
 from nfnl.sim.stack import NOT_MODELLED as STACK_NOT_MODELLED
@@ -161,6 +162,16 @@ class FakeKernel:
                 partial_checksum=partial_checksum,
                 gso_size=gso_size,
             )
+
+    def sender(self, *, send_buffer: int = 106496, uid: int | None = None, gid: int | None = None) -> Sender:
+        """A local program with a socket of its own: what it sends and what then waits in queues fills its send buffer.
+
+        ``send_buffer`` is SO_SNDBUF in bytes, which the kernel doubles; ``uid`` and ``gid`` are as for `send`.
+        """
+        with self._gate:
+            process = self._world.sockets.current
+            owner = Owner(process.uid if uid is None else uid, process.gid if gid is None else gid)
+        return Sender(self._gate, lambda: (self._world.stack, self._world.queues), self.profile, owner, send_buffer)
 
     def send_raw(self, packet: bytes) -> None:
         """Send an IP packet, as `nfnl.transport.base.Kernel.send_raw` says; for programs, where `send` is for their tester."""
@@ -387,7 +398,7 @@ class FakeKernel:
 
 
 #: What a tester may have in his hands. It stays the same object when a snapshot is restored.
-_HELD = (Journey, Device, Sock)
+_HELD = (Journey, Device, Sock, Owner)
 
 
 class Snapshot:

@@ -79,6 +79,10 @@ class Profile:
         """What a socket is charged for a buffer of ``size`` bytes that is not shrunk, however little is in it."""
         return self.head(size) + _SKB
 
+    def packet_truesize(self, size: int) -> int:
+        """What a local socket is charged for a packet of so many bytes that it sends, with room in front for a link-layer header."""
+        return self.head(size + 31) + _SKB
+
     def user_truesize(self, size: int, *, multicast: bool) -> int:
         """What a socket is charged for a datagram of another user's (`netlink_alloc_large_skb`)."""
         total = ((size + 63) & -64) + _TRAILER

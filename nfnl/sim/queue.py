@@ -29,7 +29,7 @@ NOT_MODELLED = {
     "NFQA_VLAN and NFQA_L2HDR": "ignored in verdicts and never sent, as in the IP families; there is no bridge family",
     "NFQA_IFINDEX_PHYSINDEV, NFQA_IFINDEX_PHYSOUTDEV": "never sent; there are no bridges",
     "NFQA_CGROUP_CLASSID": "never sent; there are no control groups",
-    "a sender blocked by its own queued packets": "local sockets have no send buffer",
+    "a sender blocked by its own queued packets": "with `FakeKernel.sender`; what `FakeKernel.send` sends has no send buffer",
     "grace periods": "what a closed queue held is dropped at once, not a little later",
 }
 

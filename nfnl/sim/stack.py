@@ -195,17 +195,20 @@ class Stack:
         priority: int = 0,
         uid: int | None = 0,
         gid: int | None = 0,
+        sk: Owner | None = None,
         partial_checksum: bool = False,
         gso_size: int = 0,
     ) -> Journey:
         """A local program sends a packet, as root through a raw socket with IP_HDRINCL if nothing else is said.
+
+        ``sk`` is its socket, if it has sent or will send other packets through it.
 
         As there, IPv4's total length and header checksum are set, and id and source if they are 0; nothing in IPv6 is. What
         ``sendto`` reports is `Journey.errno`. With ``partial_checksum`` the TCP or UDP checksum is left to the device, as an
         ordinary socket leaves it. With a ``gso_size`` a TCP or UDP packet stands for as many as it takes to have no more than so
         many bytes of payload in each, as TCP or a socket with UDP_SEGMENT makes it; it may then be longer than the MTU.
         """
-        skb = self._new(bytes(packet), Owner(uid, gid), mark, priority)
+        skb = self._new(bytes(packet), sk or Owner(uid, gid), mark, priority)
         journey = skb.journey
         if gso_size and skb.parse()[2] not in (TCP, UDP):
             raise NotModelled("segments of anything but TCP and UDP")

@@ -38,6 +38,8 @@ from nfnl.transport.linux import LinuxKernel, LinuxTransport, in_thread
 __all__ = ["LabSocket", "LabTransport", "LinuxLab", "enter_user_namespace"]
 
 T = TypeVar("T")
+#: by IP version
+_Sockets = dict[int, socket.socket]
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _TUNSETIFF, _TUNSETIFINDEX, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x400454DA, 1, 0x1000
@@ -181,12 +183,8 @@ class LinuxLab:
         self._loopback = opened(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         self._loopback.bind(("lo", _ETH_P_MARKER))
         self._loopback.settimeout(1)
-        self._raw = {
-            4: opened(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW),
-            6: opened(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW),
-        }
-        self._raw[4].setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        self._raw[6].setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
+        self._raw = self._raw_sockets()
+        cleanup.callback(_close_all, list(self._raw.values()))
         for raw in self._raw.values():
             _enlarge(raw, _SO_SNDBUFFORCE, socket.SO_SNDBUF)  # it has to hold all that waits in queues at OUTPUT
         for name in (*_COUNTERS, _QUEUES):
@@ -195,6 +193,16 @@ class LinuxLab:
             with _reason("the kernel hides its counters from this user"):
                 self._proc[name] = self._kernel.inside(look)
             cleanup.callback(os.close, self._proc[name])
+
+    def _raw_sockets(self) -> _Sockets:
+        """By IP version, to send whole packets through."""
+        raw = {
+            version: self._kernel.inside(functools.partial(socket.socket, family, socket.SOCK_RAW, socket.IPPROTO_RAW))
+            for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6))
+        }
+        raw[4].setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        raw[6].setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
+        return raw
 
     @staticmethod
     @functools.cache
@@ -251,18 +259,30 @@ class LinuxLab:
         """``ip6tables-restore`` with this input. Raises `IptablesError`."""
         return self._iptables("ip6tables", "", text)
 
+    def sender(self, *, send_buffer: int = 106496) -> LabSender:
+        """A local program with raw sockets of its own: what it sends and what then waits in queues fills its send buffer.
+
+        ``send_buffer`` is SO_SNDBUF in bytes, which the kernel doubles.
+        """
+        sender = LabSender(self, self._raw_sockets(), send_buffer)
+        weakref.finalize(sender, _close_all, list(sender.sockets.values()))
+        return sender
+
     def send(self, packet: SupportsBytes, *, mark: int = 0, priority: int = 0) -> Journey:
         """A local program sends a packet, from the network header on, through a raw socket with IP_HDRINCL.
 
         The kernel sets IPv4's total length and header checksum, and id and source if they are 0. What ``sendto`` reports is
         `Journey.errno`.
         """
+        return self._send(self._raw, packet, mark, priority)
+
+    def _send(self, sockets: _Sockets, packet: SupportsBytes, mark: int, priority: int) -> Journey:
         data = bytes(packet)
         v6 = data[:1] and data[0] >> 4 == 6
         family, to = (socket.AF_INET6, data[24:40].ljust(16, b"\0")) if v6 else (socket.AF_INET, data[16:20].ljust(4, b"\0"))
         with self._step():
             journey = self._watch.new(data, OUTPUT, mark)
-            raw = self._raw[6 if v6 else 4]
+            raw = sockets[6 if v6 else 4]
             for option, value in ((_SO_MARK, mark), (_SO_PRIORITY, priority)):
                 raw.setsockopt(socket.SOL_SOCKET, option, struct.pack("=I", value))
             try:
@@ -562,6 +582,25 @@ class LinuxLab:
             yield
 
 
+class LabSender:
+    """A local program with sockets of its own, one for each family."""
+
+    def __init__(self, lab: LinuxLab, sockets: _Sockets, send_buffer: int) -> None:
+        self._lab = lab
+        self.sockets = sockets
+        for sock in sockets.values():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+
+    def send(self, packet: SupportsBytes, *, mark: int = 0, priority: int = 0) -> Journey:
+        """As `LinuxLab.send`. With a full send buffer `Journey.errno` is EAGAIN."""
+        return self._lab._send(self.sockets, packet, mark, priority)
+
+    @property
+    def send_buffer(self) -> int:
+        """SO_SNDBUF as granted, in bytes, for each family."""
+        return self.sockets[4].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
 class LabTransport(LinuxTransport):
     """A Linux socket in a lab, which notes what is sent with it."""
 
@@ -681,6 +720,7 @@ _IP_COMPLAINTS = {
 }
 #: Why a raw socket does not take a packet.
 _REFUSALS = {
+    errno.EAGAIN: "the send buffer is full of what waits in queues",
     errno.EINVAL: "no IP header",
     errno.EMSGSIZE: "longer than the MTU of the device",
     errno.ENETUNREACH: "no route",
@@ -751,6 +791,11 @@ def _announces(datagram: bytes, address: bytes) -> bool:
     """RTM_NEWROUTE (struct nlmsghdr, struct rtmsg, attributes) of a local route to one address."""
     kind, length, route = struct.unpack_from("=4xH10x x B 5x B", datagram)
     return (kind, length, route) == (24, 128, 2) and address in datagram
+
+
+def _close_all(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
 
 
 def _enlarge(sock: socket.socket, force: int, ask: int) -> None:

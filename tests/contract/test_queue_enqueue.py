@@ -10,8 +10,8 @@ import pytest
 
 from nfnl.sim.iptables import IptablesError
 from nfnl.subsys.queue import Command, ConfigCommand, CopyMode, Params, QueueFlag, SkbInfo
-from tests.contract.kernels import KernelUnderTest, LinuxUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.kernels import KernelUnderTest
+from tests.contract.rules import rule
 from tests.contract.wirekit import (
     ACCEPT,
     CAUGHT,
@@ -20,8 +20,6 @@ from tests.contract.wirekit import (
     Client,
     Listener,
     bind,
-    refused,
-    settings,
     udp4,
     udp6,
     verdict,
@@ -412,20 +410,15 @@ def test_a_packet_comes_before_its_sender_goes_on(kernel: KernelUnderTest, rules
 
 
 @rule("QE-11")
-@only("linux", "local sockets of the fake have no send buffer")
 def test_what_waits_is_charged_to_its_sender(kernel: KernelUnderTest, rules: None) -> None:
     listener = Listener(kernel, mode=CopyMode.META)
-    assert isinstance(kernel, LinuxUnderTest)
-    sender = kernel.kernel._kernel.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    kernel.cleanup.callback(sender.close)
-    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)  # the least there is: some 4 kB
-    with refused(EAGAIN):
-        for _ in range(100):
-            sender.sendto(b"z", socket.MSG_DONTWAIT, ("127.0.0.1", 9000))
+    sender = kernel.sender(send_buffer=0)  # the least there is: some 4 kB
+    sent = [sender.send(udp4(b"z")).errno for _ in range(20)]
     waiting = listener.row.waiting
-    assert 0 < waiting < 100
-    assert listener.request(settings(1, queue_maxlen=1000)) == "ACK"
-    with refused(EAGAIN):
-        sender.sendto(b"z", socket.MSG_DONTWAIT, ("127.0.0.1", 9000))
-    assert listener.decide_until(waiting, ACCEPT) == "ACK"
-    assert sender.sendto(b"z", socket.MSG_DONTWAIT, ("127.0.0.1", 9000)) == 1
+    assert 0 < waiting < 20
+    assert sent == [0] * waiting + [EAGAIN] * (20 - waiting)
+    assert kernel.send(udp4(b"z")).errno == 0, "others may"
+    assert listener.decide(1, DROP) == "ACK"
+    assert [sender.send(udp4(b"z")).errno for _ in range(2)] == [0, EAGAIN]
+    assert listener.decide_until(waiting + 2, ACCEPT) == "ACK"
+    assert sender.send(udp4(b"z")).errno == 0

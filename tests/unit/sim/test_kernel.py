@@ -95,6 +95,23 @@ def test_the_second_family_has_its_own_rules(kernel: FakeKernel, transport: Fake
     assert "-P INPUT DROP" in kernel.iptables("-S")
 
 
+def test_the_send_buffer_of_a_program(kernel: FakeKernel, transport: FakeTransport) -> None:
+    """It is full as long as its packets wait at OUTPUT, and has room again when they have left."""
+    kernel.iptables("-A OUTPUT -p icmp -j NFQUEUE --queue-num 0")
+    bind(transport)
+    sender = kernel.sender(send_buffer=0, uid=1000)
+    assert sender.send_buffer == 4608
+    journeys = [sender.send(ping()) for _ in range(8)]
+    assert [journey.errno for journey in journeys] == [0] * 6 + [errno.EAGAIN] * 2
+    assert (journeys[6].dropped, journeys[6].reason) == (True, "the send buffer is full of what waits in queues")
+    assert sender.charged == 6 * 832
+    snapshot = kernel.snapshot()
+    transport.send(verdict(0, 1, Verdict.ACCEPT))
+    assert sender.charged == 5 * 832
+    snapshot.restore()
+    assert sender.charged == 6 * 832
+
+
 @pytest.mark.parametrize("name", lab.SYSCTLS | lab.NEWER_SYSCTLS)
 def test_sysctls_are_as_in_a_lab(kernel: FakeKernel, name: str) -> None:
     kernel.add_device("eth1")
