@@ -260,6 +260,6 @@ class GetDying(Message, subsystem=CONNTRACK, type=6, direction=Direction.TO_KERN
 class GetUnconfirmed(
     Message, subsystem=CONNTRACK, type=7, direction=Direction.TO_KERNEL, kernel_name="IPCTNL_MSG_CT_GET_UNCONFIRMED"
 ):
-    """Ask for the flows whose first packet is under way (since 3.8; none since 6.0): only as a dump, else EOPNOTSUPP."""
+    """Ask for the flows whose first packet is under way (since 3.8; none on current kernels): only as a dump, else EOPNOTSUPP."""
 
     __slots__ = ()

@@ -55,7 +55,7 @@ class ExpectationAttributes(View):
         3, "CTA_EXPECT_MASK", default=None, policy=NEST, doc="which bits of tuple count; of the destination always all"
     )
     master: Tuple | None = attr(1, "CTA_EXPECT_MASTER", default=None, policy=NEST, doc="the flow whose helper expects them")
-    nat: ExpectNat | None = attr(10, "CTA_EXPECT_NAT", default=None, since="3.3", policy=NEST, doc="how they are to be rewritten")
+    nat: ExpectNat | None = attr(10, "CTA_EXPECT_NAT", default=None, since="3.4", policy=NEST, doc="how they are to be rewritten")
     timeout: Be32 | None = attr(4, "CTA_EXPECT_TIMEOUT", default=None, policy=be32, doc="seconds left")
     id: Be32 | None = attr(5, "CTA_EXPECT_ID", default=None, policy=be32, doc="opaque; the same as long as it lives")
     zone: Be16 | None = attr(7, "CTA_EXPECT_ZONE", default=None, since="2.6.34", policy=be16, doc="the zone; only in requests")
@@ -63,11 +63,11 @@ class ExpectationAttributes(View):
         8, "CTA_EXPECT_FLAGS", default=None, since="2.6.37", policy=be32, doc="how it behaves"
     )
     expect_class: Be32 | None = attr(
-        9, "CTA_EXPECT_CLASS", default=None, since="3.3", policy=be32, doc="which of the helper's kinds of expectation it is"
+        9, "CTA_EXPECT_CLASS", default=None, since="3.4", policy=be32, doc="which of the helper's kinds of expectation it is"
     )
     help_name: CString | None = attr(6, "CTA_EXPECT_HELP_NAME", default=None, doc="name of the helper, up to 15 bytes")
     fn: CString | None = attr(
-        11, "CTA_EXPECT_FN", default=None, since="3.3", doc="name of the function that sets up the flow that comes"
+        11, "CTA_EXPECT_FN", default=None, since="3.4", doc="name of the function that sets up the flow that comes"
     )
 
     def __str__(self) -> str:

@@ -54,7 +54,7 @@ class Status(IntFlag):
     FIXED_TIMEOUT = 0x400  #: packets do not renew its timeout
     TEMPLATE = 0x800  #: a template of ``-j CT``, no flow
     UNTRACKED = 0x1000  #: obsolete
-    HELPER = 0x2000  #: it was given its helper by a rule or by ctnetlink (since 3.5)
+    HELPER = 0x2000  #: it was given its helper by a rule or by ctnetlink
     OFFLOAD = 0x4000  #: a flow table takes its packets past the tracker (since 4.16)
     HW_OFFLOAD = 0x8000  #: the hardware does (since 5.7)
 
@@ -71,7 +71,7 @@ class TcpState(IntEnum):
     LAST_ACK = 6
     TIME_WAIT = 7
     CLOSE = 8
-    SYN_SENT2 = 9  #: a SYN came from each side (LISTEN before 2.6.31)
+    SYN_SENT2 = 9  #: a SYN came from each side (LISTEN of old)
 
 
 class TcpFlag(IntFlag):
@@ -82,9 +82,9 @@ class TcpFlag(IntFlag):
     CLOSE_INIT = 0x04  #: it sent the first FIN
     BE_LIBERAL = 0x08  #: packets outside its window are let through
     DATA_UNACKNOWLEDGED = 0x10  #: it has sent data that nobody has acknowledged
-    MAXACK_SET = 0x20  #: the highest acknowledgement is known (since 3.4)
-    EXP_CHALLENGE_ACK = 0x40  #: a challenge ACK (RFC 5961) may come (since 5.1)
-    SIMULTANEOUS_OPEN = 0x80  #: both sides sent a SYN (since 5.1)
+    MAXACK_SET = 0x20  #: the highest acknowledgement is known
+    EXP_CHALLENGE_ACK = 0x40  #: a challenge ACK (RFC 5961) may come
+    SIMULTANEOUS_OPEN = 0x80  #: both sides sent a SYN
 
 
 class SctpState(IntEnum):
@@ -99,11 +99,11 @@ class SctpState(IntEnum):
     SHUTDOWN_RECD = 6
     SHUTDOWN_ACK_SENT = 7
     HEARTBEAT_SENT = 8
-    HEARTBEAT_ACKED = 9  #: not since 6.1
+    HEARTBEAT_ACKED = 9  #: no longer used
 
 
 class DccpState(IntEnum):
-    """``enum ct_dccp_states`` (include/linux/netfilter/nf_conntrack_dccp.h, gone with Linux 6.16)."""
+    """``enum ct_dccp_states`` (include/linux/netfilter/nf_conntrack_dccp.h, no longer in 6.18)."""
 
     NONE = 0
     REQUEST = 1
@@ -180,7 +180,7 @@ class TcpInfo(AttrSet):
 
 
 class DccpInfo(AttrSet):
-    """``CTA_PROTOINFO_DCCP``: since 2.6.30, and ignored since 6.16."""
+    """``CTA_PROTOINFO_DCCP``: of kernels that track DCCP; ignored where it is no longer done, as in 6.18."""
 
     __slots__ = ()
 
@@ -218,7 +218,7 @@ class ProtoInfo(AttrSet):
     __slots__ = ()
 
     tcp: TcpInfo | None = attr(1, "CTA_PROTOINFO_TCP", default=None, policy=NEST, doc="of TCP")
-    dccp: DccpInfo | None = attr(2, "CTA_PROTOINFO_DCCP", default=None, since="2.6.30", policy=NEST, doc="of DCCP")
+    dccp: DccpInfo | None = attr(2, "CTA_PROTOINFO_DCCP", default=None, policy=NEST, doc="of DCCP")
     sctp: SctpInfo | None = attr(3, "CTA_PROTOINFO_SCTP", default=None, since="2.6.27", policy=NEST, doc="of SCTP")
 
 
@@ -359,7 +359,7 @@ class FlowAttributes(View):
     seq_adj_reply: SeqAdj | None = attr(
         16, "CTA_SEQ_ADJ_REPLY", default=None, policy=NEST, doc="sequence numbers of the reply direction"
     )
-    synproxy: SynProxy | None = attr(24, "CTA_SYNPROXY", default=None, since="4.18", doc="what SYNPROXY must know")
+    synproxy: SynProxy | None = attr(24, "CTA_SYNPROXY", default=None, since="4.17", doc="what SYNPROXY must know")
     timestamp_event: Be64 | None = attr(
         27,
         "CTA_TIMESTAMP_EVENT",
@@ -369,9 +369,7 @@ class FlowAttributes(View):
     )
     nat_src: Nat | None = attr(6, "CTA_NAT_SRC", default=None, policy=NEST, doc="what the source is to become")
     nat_dst: Nat | None = attr(13, "CTA_NAT_DST", default=None, policy=NEST, doc="what the destination is to become")
-    mark_mask: Be32 | None = attr(
-        21, "CTA_MARK_MASK", default=None, since="3.9", policy=be32, doc="which bits of mark count; all where absent"
-    )
+    mark_mask: Be32 | None = attr(21, "CTA_MARK_MASK", default=None, policy=be32, doc="which bits of mark count; all where absent")
     labels_mask: Raw | None = attr(
         23, "CTA_LABELS_MASK", default=None, since="3.9", doc="which labels count; as long as labels (EINVAL)"
     )

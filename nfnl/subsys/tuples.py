@@ -24,7 +24,7 @@ class Protocol(IntEnum):
     ICMP = 1
     TCP = 6
     UDP = 17
-    DCCP = 33  #: no longer tracked since Linux 6.16
+    DCCP = 33  #: no longer tracked by 6.18
     GRE = 47
     ICMPV6 = 58
     SCTP = 132
