@@ -162,7 +162,12 @@ def command(
     except UsageProblem as problem:
         remark(f"{problem}\n{HINT}")
         sys.exit(2)
-    except (OutputProblem, Failed) as problem:
+    except BrokenPipeError:
+        raise  # whoever read it has seen enough
+    except OSError as error:
+        remark(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(1)
+    except (OutputProblem, Failed, nfnl.NfnlError, ValueError) as problem:
         for warning in getattr(problem, "warnings", ()):
             click.echo(warning, err=True)
         remark(str(problem))

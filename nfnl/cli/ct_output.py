@@ -120,7 +120,7 @@ class Output:
             flush()
 
 
-_HEADS = ("PROTOCOL", "STATE", "ORIGINAL", "", "REPLY, IF TRANSLATED", "SECONDS", "MARK", "ZONE", "PACKETS", "")
+_HEADS = ("PROTOCOL", "STATE", "ORIGINAL", "", "TRANSLATED, ANSWERS", "SECONDS", "MARK", "ZONE", "PACKETS", "")
 _STYLES = ("cyan", "green", "", "", "magenta", "", "yellow", "", "", "dim")
 
 
