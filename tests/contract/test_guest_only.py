@@ -12,11 +12,12 @@ from collections.abc import Callable
 import pytest
 
 from nfnl.subsys.queue import ConntrackInfo, Packet, QueueFlag, Vlan
+from nfnl.wire.constants import SubsystemId
 from tests.behaviour import fate_of_a_replaced_packet
 from tests.contract.bridges import Bridge
 from tests.contract.kernels import KernelUnderTest, LinuxUnderTest
 from tests.contract.rules import needs, only, rule
-from tests.contract.wirekit import CAUGHT, Listener, attribute, be32, raw_attributes, udp4
+from tests.contract.wirekit import ACCEPT, CAUGHT, VERDICT, Listener, attribute, be32, message, raw_attributes, udp4, verdict
 
 CONNTRACK = {"mask": QueueFlag.CONNTRACK, "flags": QueueFlag.CONNTRACK}
 PHYSINDEV, PHYSOUTDEV, INDEV, OUTDEV, VLAN, L2HDR, PAYLOAD, CT, CT_INFO = 7, 8, 5, 6, 19, 20, 10, 11, 12
@@ -37,7 +38,15 @@ def attributes(nest: bytes) -> dict[int, bytes]:
 
 def mark(packet: Packet) -> int:
     """The mark of its flow."""
-    return int.from_bytes(attributes(bytes(packet.ct or b""))[CTA_MARK], "big")
+    assert packet.ct is not None
+    assert packet.ct.mark is not None
+    return packet.ct.mark
+
+
+def accept_and_change(flows: Listener, packet: Packet, change: bytes) -> str:
+    """Accept, with NFQA_CT of whatever content; the kernel's answer."""
+    body = verdict(flows.queue, packet.header.packet_id, ACCEPT)[16:] + attribute(CT | NESTED, change)
+    return flows.request(message(SubsystemId.QUEUE << 8 | VERDICT, body))
 
 
 def reply(data: bytes = b"hello") -> bytes:
@@ -129,7 +138,7 @@ def test_a_verdict_can_mark_the_flow(kernel: KernelUnderTest, flows: Listener) -
         kernel.send(udp4())
         packet = flows.packet()
         marks.append(mark(packet))
-        assert flows.decide(packet, ct=change) == "ACK"
+        assert accept_and_change(flows, packet, change) == "ACK"
     assert marks == [0, 0x99, 0x99 & ~0x0FF0 ^ 0x0F00]
 
 
@@ -138,7 +147,7 @@ def test_a_verdict_can_mark_the_flow(kernel: KernelUnderTest, flows: Listener) -
 @pytest.mark.parametrize("nonsense", [b"", b"\1\2\3", attribute(CTA_MARK, b"\1"), attribute(CTA_TUPLE_ORIG)])
 def test_a_change_that_means_nothing_is_no_obstacle(kernel: KernelUnderTest, flows: Listener, nonsense: bytes) -> None:
     journey = kernel.send(udp4())
-    assert flows.decide(flows.packet(), ct=nonsense) == "ACK"
+    assert accept_and_change(flows, flows.packet(), nonsense) == "ACK"
     assert journey.delivered
 
 
