@@ -44,14 +44,15 @@ from nfnl.subsys.conntrack import (
     label_bitmap,
     labels_in,
 )
-from nfnl.subsys.expect import DestroyedExpectation, Expectation, ExpectDirection, ExpectFlag, NewExpectation
+from nfnl.subsys.expect import AttachedExpectation, DestroyedExpectation, Expectation, ExpectDirection, ExpectFlag, NewExpectation
+from nfnl.subsys.queue import Packet, PacketHeader, VerdictHeader, VerdictMessage
 from nfnl.wire.codec import decode, encode
 from nfnl.wire.compiled import MAX_SHAPES, Codec, build, codec
-from nfnl.wire.constants import NlmsgFlag
+from nfnl.wire.constants import NlmsgFlag, Verdict
 from nfnl.wire.control import Done, Malformed
 from nfnl.wire.declare import HEADER_FIELDS, AttrSet, Direction, Message, View, registry
 from nfnl.wire.header import BIG, LITTLE, NATIVE
-from tests.recordings import Recording, sessions
+from tests.recordings import Recording, exchanges, sessions
 
 RECORDINGS = [*sessions("conntrack"), *sessions("expect")]
 #: the hosts in most recordings
@@ -553,3 +554,60 @@ def test_shapes_of_one_length_are_told_apart() -> None:
         data = NATIVE.u32.pack(len(entry) + 4) + entry[4:] + NATIVE.attr.pack(4, kind)
         assert [a.type for a in fresh.decode(data).unknown] == [kind]
     assert codec(Flow) is codec(Flow)
+
+
+# --- in packets and verdicts -----------------------------------------------------------------------------------------------------
+
+
+def queued(name: str, direction: Direction) -> Any:
+    """The message of the queue recorded under that name."""
+    (found,) = (r for r in [*exchanges(), *sessions()] if r.name == name)
+    (message,) = decode(found.data, direction=direction)
+    return message
+
+
+@little
+def test_a_packet_tells_its_flow() -> None:
+    """UDP to port 9000 of this host, and the answer: the flow is the same, seen from its original side."""
+    first, answer = (queued(f"6.18.15/packet.ct.{which}", Direction.FROM_KERNEL) for which in ("new", "reply"))
+    for packet in (first, answer):
+        assert isinstance(packet.ct, AttachedFlow)
+        assert packet.ct.protocol is Protocol.UDP
+        original: Any = packet.ct.original
+        assert (str(original.src), str(original.dst), original.dst_port) == ("127.0.0.1", "127.0.0.1", 9000)
+    assert first.ct.id == answer.ct.id
+    assert Status.SEEN_REPLY not in first.ct.status
+    assert Status.SEEN_REPLY in answer.ct.status
+
+
+@little
+def test_a_verdict_marks_its_flow() -> None:
+    verdict = queued("q-ctnest:17", Direction.TO_KERNEL)
+    assert verdict.ct == AttachedFlow(mark=42)
+
+
+def test_a_verdict_changes_its_flow_and_expects_another() -> None:
+    verdict = VerdictMessage(
+        nlmsg_flags=1,
+        header=VerdictHeader(Verdict.ACCEPT, 1),
+        ct=AttachedFlow(
+            timeout=5, status=Status.ASSURED, help=Help(name="ftp"), labels=label_bitmap(3), labels_mask=label_bitmap(3)
+        ),
+        exp=AttachedExpectation(tuple=udp(0, 53), mask=udp(0, 0xFFFF), expect_class=1),
+    )
+    [again] = decode(bytes(verdict))
+    assert again == verdict
+    assert isinstance(again, VerdictMessage)
+    assert again.ct is not None
+    assert again.exp is not None
+    assert (again.ct.helper, again.ct.label_numbers, again.exp.expect_class) == ("ftp", frozenset({3}), 1)
+    assert [attribute.number for attribute in again.exp.attributes] == [2, 3, 9]
+
+
+def test_a_bad_attribute_of_a_flow_in_a_packet_is_named() -> None:
+    packet = bytearray(bytes(Packet(header=PacketHeader(1, 0x0800, 1), ct=AttachedFlow(mark=42))))
+    at = packet.index(NATIVE.attr.pack(8, 8))
+    NATIVE.attr.pack_into(packet, at, 7, 8)
+    [bad] = decode(bytes(packet))
+    assert isinstance(bad, Malformed)
+    assert (bad.error.path, bad.error.offset) == ("Packet.ct.mark", at)
