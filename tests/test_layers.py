@@ -46,6 +46,10 @@ DATA_PLANE = [
     "conntrack",
     "expectations",
     "nat",
+    "tracker",
+    "tcp_segment",
+    "tcp_window",
+    "tracker_tcp",
 ]
 CONTROL_PLANE = [
     "errnos",

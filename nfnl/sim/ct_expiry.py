@@ -40,7 +40,7 @@ class ExpiryQueue(Generic[T]):
     def __init__(self, clock: Clock, expire: Callable[[T], None]) -> None:
         self._clock = clock
         self._expire = expire
-        #: by tick, what may end then; out of date if it is scheduled for another tick. Much is made at the same time and ends at the same
+        #: by tick, what may end then; out of date if it is scheduled for another. What is made together mostly ends together
         self._due: dict[int, list[T]] = {}
         #: heap of those ticks
         self._ticks: list[int] = []
