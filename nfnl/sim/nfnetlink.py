@@ -16,7 +16,9 @@ from nfnl.wire.declare import Attr, Message
 from nfnl.wire.header import NATIVE
 
 NOT_MODELLED = {
-    "subsystems but queue": "EINVAL, as for one that is not built into the kernel; batches for them: EOPNOTSUPP",
+    "subsystems but queue, conntrack and its expectations": (
+        "EINVAL, as for one that is not built into the kernel; batches for them: EOPNOTSUPP"
+    ),
 }
 
 _BODY = NLMSG_HDRLEN + NFGENMSG_LEN
