@@ -14,6 +14,7 @@ from nfnl._table import FlowCriteria, FlowTableDoor
 from nfnl.errors import LocalProtocolError, TransportClosed
 from nfnl.session.events import TableEvent
 from nfnl.session.flowspec import FlowFilter
+from nfnl.session.queue import Changes
 from nfnl.subsys.conntrack import Flow
 
 T = TypeVar("T")
@@ -108,11 +109,9 @@ class AsyncQueueDoor(AsyncDoor, QueueDoor):
             if not self._closed:
                 self.flush()
 
-    def decide(
-        self, packet_id: int, word: int, payload: bytes | None = None, mark: int | None = None, priority: int | None = None
-    ) -> None:
+    def decide(self, packet_id: int, word: int, **changes: Unpack[Changes]) -> None:
         """The verdict of a packet; users call the packet's own methods."""
-        super().decide(packet_id, word, payload, mark, priority)
+        super().decide(packet_id, word, **changes)
         if self._session.due != inf:
             self._flush_soon()
 

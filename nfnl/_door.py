@@ -13,7 +13,7 @@ from nfnl._handles import QueuedPacket
 from nfnl._pump import Pump
 from nfnl.errors import LocalProtocolError, TransportClosed
 from nfnl.session.events import Event
-from nfnl.session.queue import MAX_COPY_RANGE, Policy, QueueSession
+from nfnl.session.queue import MAX_COPY_RANGE, Changes, Policy, QueueSession
 from nfnl.subsys.queue import CopyMode, QueueFlag
 from nfnl.transport.base import Kernel, SocketOptions
 
@@ -66,6 +66,8 @@ class QueueOptions(TypedDict, total=False):
     undecided: Literal["drop", "accept"]
     #: let verdicts leave together (the default); False sends each at once
     join: bool
+    #: have the kernel answer every verdict message; refusals are answered anyway, so it only costs time (False unless given)
+    acknowledge: bool
     #: called for everything that is not a packet: losses, refused verdicts, messages that could not be understood. By default
     #: such an event becomes a `QueueWarning`
     on_event: Callable[[Event], object] | None
@@ -91,6 +93,7 @@ class QueueDoor:
             number,
             undecided=_choice("undecided", options.get("undecided", "drop"), Policy),
             join=options.get("join", True),
+            acknowledge=options.get("acknowledge", False),
             packet_class=QueuedPacket,
             owner=self,
         )
@@ -168,6 +171,10 @@ class QueueDoor:
         queue_dropped, user_dropped = self._kernel_counters()
         return QueueLosses(count.overruns, count.lost, count.uncertain, count.undecodable, queue_dropped, user_dropped)
 
+    def interface_name(self, index: int) -> str | None:
+        """What the network device with this number is called now, where this queue is; None if it is gone. See `Kernel`."""
+        return self._kernel.interface_name(index)
+
     def _kernel_counters(self) -> tuple[int | None, int | None]:
         try:
             lines = self._kernel.read_proc("netfilter/nfnetlink_queue").splitlines()
@@ -181,11 +188,9 @@ class QueueDoor:
 
     # -- for packets -----------------------------------------------------------------------------------------------------------
 
-    def decide(
-        self, packet_id: int, word: int, payload: bytes | None = None, mark: int | None = None, priority: int | None = None
-    ) -> None:
+    def decide(self, packet_id: int, word: int, **changes: Unpack[Changes]) -> None:
         """The verdict of a packet; users call the packet's own methods."""
-        self._session.decide(packet_id, word, self._now(), payload, mark, priority)
+        self._session.decide(packet_id, word, self._now(), **changes)
         if self._output:
             self._pump.send()
 

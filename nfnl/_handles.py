@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, SupportsBytes
 
 from nfnl import packets
 from nfnl.errors import LocalProtocolError, NotPermitted
 from nfnl.session.events import PacketQueued
-from nfnl.subsys.queue import Packet, SkbInfo
-from nfnl.wire.constants import VERDICT_FLAG_QUEUE_BYPASS, EtherType, Hook, Verdict
+from nfnl.session.queue import Changes
+from nfnl.subsys.conntrack import AttachedFlow, label_bitmap
+from nfnl.subsys.expect import AttachedExpectation
+from nfnl.subsys.queue import ConntrackInfo, Packet, SkbInfo, Vlan
+from nfnl.wire.constants import VERDICT_FLAG_QUEUE_BYPASS, EtherType, Family, Hook, Verdict
 
 if TYPE_CHECKING:
     from nfnl._door import QueueDoor
@@ -75,6 +79,60 @@ class QueuedPacket(PacketQueued):
         return self.message.outdev
 
     @property
+    def physindev(self) -> int | None:
+        """Index of the bridge port it came in by, if it is bridged; `indev` is the bridge then."""
+        return self.message.physindev
+
+    @property
+    def physoutdev(self) -> int | None:
+        """Index of the bridge port it will leave by, if it is bridged."""
+        return self.message.physoutdev
+
+    @property
+    def indev_name(self) -> str | None:
+        """What the interface it came in by is called, asked for now; None without one, or if it is gone."""
+        return self._name(self.message.indev)
+
+    @property
+    def outdev_name(self) -> str | None:
+        """What the interface it will leave by is called."""
+        return self._name(self.message.outdev)
+
+    @property
+    def physindev_name(self) -> str | None:
+        """What the bridge port it came in by is called."""
+        return self._name(self.message.physindev)
+
+    @property
+    def physoutdev_name(self) -> str | None:
+        """What the bridge port it will leave by is called."""
+        return self._name(self.message.physoutdev)
+
+    def _name(self, index: int | None) -> str | None:
+        return None if index is None else self.owner.interface_name(index)
+
+    @property
+    def vlan(self) -> Vlan | None:
+        """The 802.1Q tag beside the packet (bridge family, since Linux 4.7)."""
+        return self.message.vlan
+
+    @property
+    def l2hdr(self) -> bytes | None:
+        """The link-layer header (bridge family, since Linux 4.7), without the tag in `vlan`."""
+        return self.message.l2hdr
+
+    @property
+    def flow(self) -> AttachedFlow | None:
+        """The conntrack entry, with `QueueFlag.CONNTRACK` where the kernel can tell of it; None if it is not tracked."""
+        return self.message.ct
+
+    @property
+    def flow_info(self) -> ConntrackInfo | None:
+        """How it stands to its `flow`."""
+        info = self.message.ct_info
+        return None if info is None else ConntrackInfo(info)
+
+    @property
     def timestamp(self) -> float | None:
         """When it was received, in seconds since 1970-01-01, if the kernel noted it."""
         stamp = self.message.timestamp
@@ -105,6 +163,12 @@ class QueuedPacket(PacketQueued):
         mark: int | None = None,
         priority: int | None = None,
         stop: bool = False,
+        connmark: int | None = None,
+        connlabels: Iterable[int] | None = None,
+        flow: AttachedFlow | None = None,
+        expectation: AttachedExpectation | None = None,
+        vlan: Vlan | None = None,
+        l2hdr: bytes | None = None,
     ) -> None:
         """Let it go on with the next hook; with ``stop``, past all further hooks at this point (NF_STOP).
 
@@ -112,25 +176,60 @@ class QueuedPacket(PacketQueued):
         right, or ``repair`` makes them so (`nfnl.packets.repair`; without a new payload, those of the packet as it came). ``mark``
         replaces the packet mark (0 clears it), ``priority`` the priority (since Linux 5.18).
 
-        Raises `LocalProtocolError` if the packet has its verdict already, or for a new payload when the old one was `truncated`
-        (the rest of the packet would be lost); `EncodeError` for values that do not fit; `PacketError` for what cannot be repaired.
+        Of a packet that came with its `flow`, the flow can be changed: ``connmark`` is its new mark, ``connlabels`` are the numbers
+        of the labels it has from now on; all else goes into a ``flow`` of your own (a mark with a mask, timeout, status). An
+        ``expectation`` is added to it. The kernel never tells whether it could do that: what it cannot, it leaves.
+
+        In the bridge family, ``vlan`` is the new tag, with both its parts, ``l2hdr`` the new link-layer header of the same length.
+
+        Raises `LocalProtocolError` if the packet has its verdict already, for a new payload when the old one was `truncated` (the
+        rest of the packet would be lost), and for what the kernel would pass over without a word or drop the packet for: a change
+        to a flow it came without, a tag or header outside of the bridge family, half a tag, a header of another length. Raises
+        `EncodeError` for values that do not fit, `PacketError` for what cannot be repaired, ValueError for labels there are not.
         The packet then still waits.
         """
         word = _STOP if stop else _ACCEPT
         if repair and payload is None:
             payload = self.payload
-        if payload is None and mark is None and priority is None:
+        about_flow = connmark is not None or connlabels is not None or flow is not None or expectation is not None
+        about_link = vlan is not None or l2hdr is not None
+        if payload is None and mark is None and priority is None and not about_flow and not about_link:
             self.owner.decide(self.id, word)
             return
-        data = None
+        changes: Changes = {"mark": mark, "priority": priority}
+        if about_flow:
+            changes["ct"], changes["exp"] = self._changed_flow(connmark, connlabels, flow), expectation
+        if about_link:
+            self._check_bridged(vlan, l2hdr)
+            changes["vlan"], changes["l2hdr"] = vlan, l2hdr
         if payload is not None:
             if self.truncated:
                 raise LocalProtocolError(
                     f"packet {self.id} is truncated ({len(self.payload)} of {self.full_length} bytes were copied): "
                     "a new payload would cut the rest off; bind with a larger copy_range"
                 )
-            data = packets.repair(bytes(payload)) if repair else bytes(payload)
-        self.owner.decide(self.id, word, payload=data, mark=mark, priority=priority)
+            changes["payload"] = packets.repair(bytes(payload)) if repair else bytes(payload)
+        self.owner.decide(self.id, word, **changes)
+
+    def _changed_flow(self, mark: int | None, labels: Iterable[int] | None, flow: AttachedFlow | None) -> AttachedFlow:
+        if self.message.ct is None:
+            raise LocalProtocolError(
+                f"packet {self.id} came without its flow: it has none, or the queue was opened without QueueFlag.CONNTRACK"
+            )
+        if mark is None and labels is None:
+            return AttachedFlow() if flow is None else flow
+        if flow is not None:
+            raise LocalProtocolError("connmark and connlabels go into the flow that is given")
+        return AttachedFlow(mark=mark, labels=None if labels is None else label_bitmap(*labels))
+
+    def _check_bridged(self, vlan: Vlan | None, l2hdr: bytes | None) -> None:
+        if self.message.nfgen_family != Family.BRIDGE:
+            raise LocalProtocolError(f"packet {self.id} is not of the bridge family: its link-layer header is not looked at")
+        if vlan is not None and (vlan.tci is None or vlan.proto is None):
+            raise LocalProtocolError("a tag has two parts, tci and proto: for half of one the kernel drops the packet")
+        if l2hdr is not None and len(l2hdr) != len(self.message.l2hdr or b""):
+            had = len(self.message.l2hdr or b"")
+            raise LocalProtocolError(f"the link-layer header has {had} bytes, not {len(l2hdr)}: the kernel would drop the packet")
 
     def drop(self) -> None:
         """Drop it. Raises `LocalProtocolError` if it has its verdict already."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
@@ -25,6 +25,7 @@ from nfnl.cli.owners import owners
 from nfnl.cli.pcapng import PcapngWriter
 from nfnl.cli.rights import has_net_admin
 from nfnl.cli.screen import Screen
+from nfnl.session.queue import Changes
 from nfnl.subsys.queue import verdict_words
 
 if TYPE_CHECKING:
@@ -150,12 +151,10 @@ class Listener(nfnl.Queue):
     mark: int | None
     changed: bool
 
-    def decide(
-        self, packet_id: int, word: int, payload: bytes | None = None, mark: int | None = None, priority: int | None = None
-    ) -> None:
+    def decide(self, packet_id: int, word: int, **changes: Unpack[Changes]) -> None:
         """See `Queue.decide`."""
-        super().decide(packet_id, word, payload, mark, priority)
-        self.word, self.mark, self.changed = word, mark, payload is not None
+        super().decide(packet_id, word, **changes)
+        self.word, self.mark, self.changed = word, changes.get("mark"), changes.get("payload") is not None
 
 
 class Work:

@@ -27,11 +27,13 @@ from dataclasses import dataclass
 from enum import Enum
 from math import inf
 from struct import Struct
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from nfnl.errors import DecodeError, EncodeError, LocalProtocolError
 from nfnl.session.base import Hints, Pending, Session
 from nfnl.session.events import PacketQueued, PacketsLost, Refused, Undecodable
+from nfnl.subsys.conntrack import AttachedFlow
+from nfnl.subsys.expect import AttachedExpectation
 from nfnl.subsys.queue import (
     Command,
     Config,
@@ -43,6 +45,7 @@ from nfnl.subsys.queue import (
     VerdictBatch,
     VerdictHeader,
     VerdictMessage,
+    Vlan,
 )
 from nfnl.wire.compiled import codec, packer
 from nfnl.wire.constants import NlmsgFlag, Verdict
@@ -115,6 +118,25 @@ class Policy(Enum):
 
     DROP = Verdict.DROP
     ACCEPT = Verdict.ACCEPT
+
+
+class Changes(TypedDict, total=False):
+    """What a verdict may change beside deciding. What is not given, or None, stays as it is."""
+
+    #: the packet's new bytes from the network header on
+    payload: bytes | None
+    #: packet mark; 0 clears it
+    mark: int | None
+    #: packet priority
+    priority: int | None
+    #: bridge family: the 802.1Q tag, with both its parts
+    vlan: Vlan | None
+    #: bridge family: the link-layer header, of the length it has
+    l2hdr: bytes | None
+    #: changes to its flow: mark, labels, timeout, status, help
+    ct: AttachedFlow | None
+    #: an expectation for its flow; with ``ct``
+    exp: AttachedExpectation | None
 
 
 @dataclass(slots=True)
@@ -254,15 +276,7 @@ class QueueSession(Session):
         """The same as it is now and changes, for drivers in a hurry."""
         return self._waiting
 
-    def decide(
-        self,
-        packet_id: int,
-        word: int,
-        now: float,
-        payload: bytes | None = None,
-        mark: int | None = None,
-        priority: int | None = None,
-    ) -> None:
+    def decide(self, packet_id: int, word: int, now: float, **changes: Unpack[Changes]) -> None:
         """Give the one verdict for a packet. ``word`` is a `Verdict`, for QUEUE with the number of the queue in its upper half.
 
         Raises `LocalProtocolError` for a packet that has its verdict already, or never came, and for STOLEN, which the kernel
@@ -271,12 +285,12 @@ class QueueSession(Session):
         waiting = self._waiting
         if packet_id not in waiting:
             raise LocalProtocolError(self._why_not(packet_id))
-        if payload is None and mark is None and priority is None and self._join:
+        if self._join and (not changes or all(value is None for value in changes.values())):
             # A run starts at the head and grows with it, so nothing older than its end is undecided.
             if word != self._run_word or packet_id != self._head:
                 self._start_run(packet_id, word)
         else:
-            message = self._verdict(packet_id, word, payload, mark, priority)
+            message = self._verdict(packet_id, word, changes)
             self._close_run()
             self._hold(message)
         waiting.discard(packet_id)
@@ -345,8 +359,9 @@ class QueueSession(Session):
             # Counted from the last time a driver came by: a slow handler's verdict is old the moment it is given.
             self.due = self._turn + self._patience
 
-    def _verdict(self, packet_id: int, word: int, payload: bytes | None, mark: int | None, priority: int | None) -> bytes:
+    def _verdict(self, packet_id: int, word: int, changes: Changes) -> bytes:
         _check_word(word)
+        payload = changes.get("payload")
         if payload is not None and len(payload) > MAX_COPY_RANGE:
             problem = f"a packet of {len(payload)} bytes is more than the {MAX_COPY_RANGE} a verdict can carry"
             raise EncodeError(problem, path="VerdictMessage.payload")
@@ -356,9 +371,7 @@ class QueueSession(Session):
                 nlmsg_seq=packet_id,
                 res_id=self.number,
                 header=VerdictHeader(word, packet_id),
-                mark=mark,
-                priority=priority,
-                payload=payload,
+                **changes,
             )
         )
 

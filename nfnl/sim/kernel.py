@@ -245,6 +245,11 @@ class FakeKernel:
         with self._gate:
             self._world.stack.set_up(dev, up)
 
+    def interface_name(self, index: int) -> str | None:
+        """What the device with this number is called; None if there is none."""
+        with self._gate:
+            return next((device.name for device in self._world.stack.devices.values() if device.index == index), None)
+
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """Read a sysctl by its dotted name, after writing ``value`` if one is given.
 

@@ -237,6 +237,10 @@ class LinuxLab:
         """The text of ``/proc/net/<name>``. Raises OSError; EACCES for the queues in a user namespace."""
         return self._kernel.read_proc(name)
 
+    def interface_name(self, index: int) -> str | None:
+        """What the device with this number is called; None if there is none."""
+        return self._kernel.interface_name(index)
+
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """Read a sysctl, after writing ``value`` if one is given. Raises OSError."""
         return self._kernel.sysctl(name, value)

@@ -117,5 +117,8 @@ class Kernel(Protocol):
         route, EMSGSIZE beyond the MTU, EPERM when a rule drops it on its way out.
         """
 
+    def interface_name(self, index: int) -> str | None:
+        """What the network device with this number is called now, in this kernel's network namespace; None if there is none."""
+
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """Read a sysctl by its dotted name (``"net.core.rmem_max"``), after writing ``value`` if one is given."""

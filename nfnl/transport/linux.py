@@ -94,6 +94,15 @@ class LinuxKernel:
             weakref.finalize(self, self._raw[family].close)
         self._raw[family].sendto(packet, (socket.inet_ntop(family, to), 0))
 
+    def interface_name(self, index: int) -> str | None:
+        """See `Kernel.interface_name`. It is asked anew each time: a system call, and outside of the own namespace a thread."""
+        import socket
+
+        try:
+            return self.inside(lambda: socket.if_indextoname(index))
+        except (OSError, OverflowError):  # ENXIO
+            return None
+
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """Read a sysctl of the namespace, after writing ``value`` if one is given.
 

@@ -33,6 +33,10 @@ class WrappedKernel:
         """See `Kernel.send_raw`."""
         self._kernel.send_raw(packet)
 
+    def interface_name(self, index: int) -> str | None:
+        """See `Kernel.interface_name`."""
+        return self._kernel.interface_name(index)
+
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """See `Kernel.sysctl`."""
         return self._kernel.sysctl(name, value)
