@@ -50,6 +50,7 @@ DATA_PLANE = [
     "tcp_segment",
     "tcp_window",
     "tracker_tcp",
+    "tracker_simple",
 ]
 CONTROL_PLANE = [
     "errnos",
