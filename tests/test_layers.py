@@ -51,6 +51,7 @@ DATA_PLANE = [
     "tcp_window",
     "tracker_tcp",
     "tracker_simple",
+    "tracker_sctp",
 ]
 CONTROL_PLANE = [
     "errnos",

@@ -124,13 +124,16 @@ class TcpInfo:
 class SctpInfo:
     """State of an SCTP flow (`struct ip_ct_sctp`)."""
 
-    __slots__ = ("last_dir", "state", "vtags")
+    __slots__ = ("heartbeat_failed", "init", "last_dir", "state", "vtags")
 
     def __init__(self) -> None:
         self.state = SctpState.NONE
-        #: verification tags by direction, as numbers read in network order
+        #: verification tags by direction, as numbers read in network order; 0: not known
         self.vtags = [0, 0]
-        #: direction of the last heartbeat, and whether one was seen
+        #: by direction, whether an INIT was seen whose handshake is not over
+        self.init = [False, False]
+        #: a heartbeat had another tag than is known, and the direction it went
+        self.heartbeat_failed = False
         self.last_dir = 0
 
 
