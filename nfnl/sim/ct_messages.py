@@ -26,7 +26,7 @@ EXP_NEW, EXP_DELETE = SubsystemId.CTNETLINK_EXP << 8, SubsystemId.CTNETLINK_EXP 
 
 CREATED = int(NlmsgFlag.CREATE | NlmsgFlag.EXCL)
 _HEAD = NLMSG_HDRLEN + NFGENMSG_LEN
-_pack_header = Struct(NATIVE.header.format + "BxH").pack
+_pack_header = Struct(NATIVE.header.format + "Bx2s").pack
 
 #: attributes of expectations by name
 _E = {field.name: field.number for field in NewExpectation.__attrs__}
@@ -34,8 +34,7 @@ _E = {field.name: field.number for field in NewExpectation.__attrs__}
 
 def message(type_: int, flags: int, seq: int, port: int, family: int, body: bytes, res_id: int = 0) -> bytes:
     """A whole message."""
-    big_endian = (res_id & 0xFF) << 8 | res_id >> 8 if NATIVE.name == "little" else res_id
-    return _pack_header(_HEAD + len(body), type_, flags, seq, port, family, big_endian) + body
+    return _pack_header(_HEAD + len(body), type_, flags, seq, port, family, res_id.to_bytes(2, "big")) + body
 
 
 # ----------------------------------------------------------------------------------------------------------------- attributes
@@ -56,26 +55,33 @@ def _text(number: int, text: str) -> bytes:
     return _header(number, len(data)) + data + bytes(-len(data) % 4)
 
 
-def _numbers(codes: str, *attributes: int) -> Callable[..., bytes]:
-    """What makes several plain attributes of their numbers, in one go. ``codes``: a struct code for each."""
-    sizes = {"B": 1, "H": 2, "I": 4, "Q": 8}
-    headers = [_header(number, sizes[code]) for number, code in zip(attributes, codes, strict=True)]
-    pack = Struct(">" + "".join(f"4s{code}{-sizes[code] % 4}x" for code in codes)).pack
-    if len(codes) == 1:
-        (one,) = headers
-        return lambda value: pack(one, value)
-
-    def packed(*values: int) -> bytes:
-        return pack(*[part for pair in zip(headers, values, strict=True) for part in pair])
-
-    return packed
+_SIZES = {"B": 1, "H": 2, "I": 4, "Q": 8}
 
 
-def _nest_of(number: int, codes: str, *attributes: int) -> Callable[..., bytes]:
-    """The same inside a nest."""
-    inside = _numbers(codes, *attributes)
-    head = _header(number, len(inside(*[0] * len(codes))), nested=True)
-    return lambda *values: head + inside(*values)
+def _numbers(codes: str, *attributes: int, inside: tuple[int, ...] = ()) -> Callable[..., bytes]:
+    """What makes plain attributes of as many numbers, up to five, with one call of `struct`.
+
+    ``codes`` has a struct code for each; ``inside`` names the nests around them, the outermost first.
+    """
+    headers = [_header(number, _SIZES[code]) for number, code in zip(attributes, codes, strict=True)]
+    size = sum(NLA_HDRLEN + (_SIZES[code] + 3 & ~3) for code in codes)
+    for number in reversed(inside):
+        headers[0] = _header(number, size, nested=True) + headers[0]
+        size += NLA_HDRLEN
+    fields = [f"{len(header)}s{code}{-_SIZES[code] % 4}x" for header, code in zip(headers, codes, strict=True)]
+    pack = Struct(">" + "".join(fields)).pack
+    match headers:
+        case [a]:
+            return lambda v: pack(a, v)
+        case [a, b]:
+            return lambda v, w: pack(a, v, b, w)
+        case [a, b, c]:
+            return lambda v, w, x: pack(a, v, b, w, c, x)
+        case [a, b, c, d]:
+            return lambda v, w, x, y: pack(a, v, b, w, c, x, d, y)
+        case [a, b, c, d, e]:
+            return lambda v, w, x, y, z: pack(a, v, b, w, c, x, d, y, e, z)
+    raise AssertionError(f"{len(headers)} attributes at once")
 
 
 # ----------------------------------------------------------------------------------------------------------------------- tuples
@@ -130,21 +136,22 @@ def tuple_attribute(outer: int, t: Tuple, zone: int = 0) -> bytes:
 _ORIGINAL, _REPLY, _MASTER = N["original"], N["reply"], N["master"]
 _zone = _numbers("H", N["zone"])
 _status_mark_id_use = _numbers("IIII", N["status"], N["mark"], N["id"], N["use"])
+_status_mark_id_use_timeout = _numbers("IIIII", N["status"], N["mark"], N["id"], N["use"], N["timeout"])
 _id_status = _numbers("II", N["id"], N["status"])
 _timeout = _numbers("I", N["timeout"])
 _mark = _numbers("I", N["mark"])
 _timestamp_event = _numbers("Q", N["timestamp_event"])
-_counters = (_nest_of(N["counters_original"], "QQ", 1, 2), _nest_of(N["counters_reply"], "QQ", 1, 2))
-_started = _nest_of(N["timestamp"], "Q", 1)
-_started_and_stopped = _nest_of(N["timestamp"], "QQ", 1, 2)
+_counters = tuple(_numbers("QQ", 1, 2, inside=(N[name],)) for name in ("counters_original", "counters_reply"))
+_started = _numbers("Q", 1, inside=(N["timestamp"],))
+_started_and_stopped = _numbers("QQ", 1, 2, inside=(N["timestamp"],))
 _labels_header = _header(N["labels"], 16)
-_seqadj = tuple(_nest_of(N[name], "III", 1, 2, 3) for name in ("seq_adj_original", "seq_adj_reply"))
-_synproxy = _nest_of(N["synproxy"], "III", 1, 2, 3)
+_seqadj = tuple(_numbers("III", 1, 2, 3, inside=(N[name],)) for name in ("seq_adj_original", "seq_adj_reply"))
+_synproxy = _numbers("III", 1, 2, 3, inside=(N["synproxy"],))
 
-_tcp_state = _nest_of(1, "B", 1)
-_tcp = _nest_of(1, "BBBHH", 1, 2, 3, 4, 5)
-_sctp_state = _nest_of(3, "B", 1)
-_sctp = _nest_of(3, "BII", 1, 2, 3)
+_tcp_state = _numbers("B", 1, inside=(N["protoinfo"], 1))
+_tcp = _numbers("BBBHH", 1, 2, 3, 4, 5, inside=(N["protoinfo"], 1))
+_sctp_state = _numbers("B", 1, inside=(N["protoinfo"], 3))
+_sctp = _numbers("BII", 1, 2, 3, inside=(N["protoinfo"], 3))
 
 
 def _tuples(entry: Entry) -> bytes:
@@ -165,14 +172,13 @@ def _protoinfo(proto: ProtoInfo | None, *, destroyed: bool = False) -> bytes:
     """Of TCP and SCTP; others have nothing to tell."""
     if isinstance(proto, TcpInfo):
         if destroyed:
-            return nested(N["protoinfo"], _tcp_state(proto.state))
+            return _tcp_state(proto.state)
         one, other = proto.sides
-        flags = ((one.flags & 0xFF) << 8, (other.flags & 0xFF) << 8)
-        return nested(N["protoinfo"], _tcp(proto.state, one.scale, other.scale, *flags))
+        return _tcp(proto.state, one.scale, other.scale, (one.flags & 0xFF) << 8, (other.flags & 0xFF) << 8)
     if isinstance(proto, SctpInfo):
         if destroyed:
-            return nested(N["protoinfo"], _sctp_state(proto.state))
-        return nested(N["protoinfo"], _sctp(proto.state, *proto.vtags))
+            return _sctp_state(proto.state)
+        return _sctp(proto.state, *proto.vtags)
     return b""
 
 
@@ -217,13 +223,15 @@ def flow_message(
     is not sent (`dump_counters`).
     """
     status = entry.status
-    parts = [_tuples(entry), _status_mark_id_use(status, entry.mark, entry.id, use)]
-    if status & Status.EXPECTED:
-        parts.append(_master(entry))
-    if not status & Status.OFFLOAD:
-        parts.append(_timeout(table.seconds_left(entry)))
-        if entry.proto is not None:
-            parts.append(_protoinfo(entry.proto))
+    parts = [_tuples(entry)]
+    if status & (Status.EXPECTED | Status.OFFLOAD):
+        parts += _status_mark_id_use(status, entry.mark, entry.id, use), _master(entry)
+        if not status & Status.OFFLOAD:
+            parts.append(_timeout(table.seconds_left(entry)))
+    else:
+        parts.append(_status_mark_id_use_timeout(status, entry.mark, entry.id, use, table.seconds_left(entry)))
+    if entry.proto is not None and not status & Status.OFFLOAD:
+        parts.append(_protoinfo(entry.proto))
     counters = entry.counters
     if counters is not None:
         before = _HEAD + sum(map(len, parts))
@@ -232,14 +240,21 @@ def flow_message(
             for direction in (0, 1):
                 if before + direction * len(parts[-1]) <= room:
                     counters[2 * direction : 2 * direction + 2] = 0, 0
-    parts += _timestamp(entry), _help(entry), _labels(entry), _adjustments(entry)
+    if entry.start is not None:
+        parts.append(_timestamp(entry))
+    if entry.help is not None:
+        parts.append(_help(entry))
+    if entry.labels:
+        parts.append(_labels(entry))
+    if status & Status.SEQ_ADJUST:
+        parts.append(_adjustments(entry))
     if entry.synproxy is not None:
         parts.append(_synproxy(*entry.synproxy))
     body = b"".join(parts)
     length = _HEAD + len(body)
     if length > room:
         return None
-    return _pack_header(length, CT_NEW, flags, seq, port, entry.original[0], 0) + body
+    return _pack_header(length, CT_NEW, flags, seq, port, entry.original[0], b"\0\0") + body
 
 
 def event_message(bits: int, entry: Entry, table: ConntrackTable, port: int, timestamp: int | None) -> bytes:
