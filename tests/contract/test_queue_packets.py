@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+import nfnl
 from nfnl.subsys.queue import CopyMode, Params, QueueFlag
 from tests.contract.kernels import KernelUnderTest
 from tests.contract.rules import needs, rule
@@ -406,3 +407,21 @@ def test_nor_what_the_kernel_answers(kernel: KernelUnderTest) -> None:
     attributes = told(listener)
     assert attributes[PAYLOAD][20:22] == b"\3\3", "port unreachable"
     assert not {UID, GID} & attributes.keys()
+
+
+# ---------------------------------------------------------------------------------------------------------------------- names
+
+
+@rule("QP-2", "QP-4")
+def test_devices_are_called_what_they_are_called_now(kernel: KernelUnderTest) -> None:
+    kernel.add_device("eth1")
+    caught_at(kernel, FORWARD)
+    with nfnl.open_queue(1, kernel=kernel.kernel) as queue, kernel.until_idle():
+        kernel.forward(udp4(source="10.0.0.9", destination="10.0.0.8"), "eth0", "eth1")
+        names = []
+        for packet in queue:
+            names.append((packet.indev_name, packet.outdev_name, packet.physindev_name, packet.physoutdev_name))
+            packet.accept()
+        assert names == [("eth0", "eth1", None, None)]
+        assert [queue.interface_name(kernel.index_of(name)) for name in ("lo", "eth1")] == ["lo", "eth1"]
+        assert [queue.interface_name(index) for index in (0, 4711, -1, 1 << 40)] == [None] * 4
