@@ -17,7 +17,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
-from importlib.util import MAGIC_NUMBER, cache_from_source
+from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -38,6 +38,8 @@ _LEFT_OUT_OF_THE_LIBRARY = (
 #: Distributions that make or check programs but do not run them: they stay at home.
 _TOOLS = {"mypy", "pip", "ruff", "setuptools", "tox", "virtualenv", "wheel"}
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+#: Flags of a compiled file that knows its source by a hash (PEP 552).
+_HASHED_AND_CHECKED = 3
 
 
 class ImageError(NfnlError):
@@ -198,19 +200,20 @@ class Image:
         self.copy(path)
         if path.suffix != ".py":
             return
-        status = path.stat()
-        head = MAGIC_NUMBER + struct.pack("<III", 0, int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF)
+        source, status = path.read_bytes(), path.stat()
+        by_time = MAGIC_NUMBER + struct.pack("<III", 0, int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF)
+        by_hash = MAGIC_NUMBER + struct.pack("<I", _HASHED_AND_CHECKED) + source_hash(source)
         own = Path(cache_from_source(str(path), optimization=""))
         for compiled in own.parent.glob(f"{own.stem}*.pyc"):  # pytest keeps its own beside it
             with open(compiled, "rb") as file:
-                if file.read(16) == head and ".opt-" not in compiled.name:
+                if file.read(16) in (by_time, by_hash) and ".opt-" not in compiled.name:
                     self.copy(compiled)
         if str(own) not in self._entries:
             try:
-                code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+                code = compile(source, str(path), "exec", dont_inherit=True)
             except (SyntaxError, ValueError):
                 return  # a template, or a file that tests what a syntax error looks like
-            self.write(own, head + marshal.dumps(code))
+            self.write(own, by_time + marshal.dumps(code))
 
     # ------------------------------------------------------------------ shared libraries
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import py_compile
 import stat
 import subprocess
 import sys
@@ -200,6 +201,23 @@ def test_what_was_compiled_before_the_last_change_is_compiled_again(tmp_path: Pa
     assert compiled is not None
     assert compiled.content != stale
     assert compiled.content[12:16] == len("answer = 4200\n").to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("by", [py_compile.PycInvalidationMode.TIMESTAMP, py_compile.PycInvalidationMode.CHECKED_HASH])
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_others_have_compiled_comes_along_if_it_is_of_this_source(
+    tmp_path: Path, by: py_compile.PycInvalidationMode, changed: bool
+) -> None:
+    source = tmp_path / "test_module.py"
+    source.write_text("assert 6 * 7 == 42\n")
+    own = Path(importlib.util.cache_from_source(str(source), optimization=""))
+    rewritten = own.with_name(f"{own.stem}-pytest-9.2.0.pyc")
+    py_compile.compile(str(source), str(rewritten), invalidation_mode=by)
+    if changed:
+        source.write_text("assert 6 * 9 == 420\n")
+    image = Image()
+    image.tree(tmp_path)
+    assert (str(rewritten) in image.paths) is not changed
 
 
 def test_a_source_that_cannot_be_compiled_comes_as_it_is(tmp_path: Path) -> None:
