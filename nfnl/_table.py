@@ -314,7 +314,8 @@ class FlowTableDoor:
                 return
 
     def _parts(self, kind: type[M], ask: Callable[[], int]) -> Iterator[Sequence[M]]:
-        while self._session.finishing:  # a list that was not read to its end, or the mirror's
+        # The kernel makes one list at a time for a socket: what is left of another is read first, for whoever wants it.
+        while self._session.dumping:
             self._read()
         request = ask()
         try:

@@ -117,8 +117,9 @@ class FlowTable(FlowTableDoor, _Door):
     def flows(self, *, zero: bool = False, retries: int = 0, **criteria: Unpack[FlowCriteria]) -> Iterator[Flow]:
         """Flows as they are, one after the other, without holding them all; those that are meant (`FlowFilter`), or all.
 
-        With ``zero`` the counters of those given start again from 0. The table goes on changing while it is read: what is there
-        all the time is there once (or, when flows around it vanish, twice); events tell of the rest. Raises
+        With ``zero`` the counters of those given start again from 0. If another list is begun meanwhile, what is left of this one
+        is held. The table goes on changing while it is read: what is there all the time is there once (or, when flows around it
+        vanish, twice); events tell of the rest. Raises
         `DumpInterruptedError` when the kernel says that this cannot be relied on, after what was given out; with ``retries`` it is
         read so often again, and held until it is whole.
         """
