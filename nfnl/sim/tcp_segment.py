@@ -35,6 +35,7 @@ class Segment(NamedTuple):
     ack: int
     window: int
     length: int = 0  #: bytes of payload
+    options: bool = False  #: it has options, whatever they are
     scale: int | None = None  #: window scale it offers, at most 14
     sack_perm: bool = False
     sack_edges: tuple[int, ...] = ()  #: right edges of its SACK blocks
@@ -68,8 +69,8 @@ def read_segment(data: bytes) -> Segment | None:
     size = offset >> 4 << 2
     if not 20 <= size <= len(data) or flags & ~(PSH | ECE | CWR) not in _VALID:
         return None
-    scale, sack_perm, edges = _options(data[20:size]) if size > 20 else (None, False, ())
-    return Segment(flags, seq, ack, window, len(data) - size, scale, sack_perm, edges)
+    scale, sack_perm, edges = _options(data[20:size])
+    return Segment(flags, seq, ack, window, len(data) - size, size > 20, scale, sack_perm, edges)
 
 
 def _options(data: bytes) -> tuple[int | None, bool, tuple[int, ...]]:

@@ -32,7 +32,9 @@ def after(a: int, b: int) -> bool:
 
 
 def set_options(side: TcpSide, segment: Segment) -> None:
-    """What a SYN says about its sender (`tcp_options`)."""
+    """What a SYN says about its sender (`tcp_options`). One without any options leaves what is known."""
+    if not segment.options:
+        return
     side.scale = segment.scale or 0
     side.flags = (TcpFlag.WINDOW_SCALE if segment.scale is not None else 0) | (TcpFlag.SACK_PERM if segment.sack_perm else 0)
 

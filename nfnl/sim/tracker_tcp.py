@@ -185,9 +185,8 @@ def _reset(entry: Entry, info: TcpInfo, direction: int, segment: Segment, curren
         if info.last_index == Kind.ACK and info.last_dir == direction and seq == info.last_end:
             return True, True
         closes = False  # not quite the number: the other end may challenge it
-    answers_ignored = (entry.status & Status.SEEN_REPLY and info.last_index == Kind.SYN) or (
-        not entry.status & Status.ASSURED and info.last_index == Kind.ACK
-    )
+    answers_syn = entry.status & Status.SEEN_REPLY and info.last_index == Kind.SYN and info.last_dir != direction
+    answers_ignored = answers_syn or (not entry.status & Status.ASSURED and info.last_index == Kind.ACK)
     if answers_ignored and segment.ack == info.last_end:
         return False, closes
     if info.state == _SS and info.last_index == Kind.ACK and info.last_dir == REPLY and seq == info.last_ack:

@@ -52,10 +52,10 @@ class Dialogue:
         return answer
 
     def out(self, flags: int, seq: int, ack: int = 0, length: int = 0, window: int = 8192, **options: object) -> Answer:
-        return self.say(ORIGINAL, Segment(flags, seq, ack, window, length, **options))  # type: ignore[arg-type]
+        return self.say(ORIGINAL, Segment(flags, seq, ack, window, length, bool(options), **options))  # type: ignore[arg-type]
 
     def back(self, flags: int, seq: int, ack: int = 0, length: int = 0, window: int = 8192, **options: object) -> Answer:
-        return self.say(REPLY, Segment(flags, seq, ack, window, length, **options))  # type: ignore[arg-type]
+        return self.say(REPLY, Segment(flags, seq, ack, window, length, bool(options), **options))  # type: ignore[arg-type]
 
     def open(self) -> Dialogue:
         """The three-way handshake; then 101 and 501 come next."""
@@ -246,6 +246,23 @@ def test_window_scale_counts_only_if_both_offer_it() -> None:
     assert dialogue.info.sides[1].maxend == 501 + (100 << 7)
 
 
+def test_a_syn_without_options_leaves_those_of_the_one_before() -> None:
+    dialogue = Dialogue()
+    dialogue.out(SYN, 100, scale=7)
+    dialogue.out(SYN, 200)
+    assert (dialogue.info.sides[0].end, dialogue.info.sides[0].scale) == (201, 7)
+    dialogue.out(SYN, 300, sack_perm=True)
+    assert (dialogue.info.sides[0].scale, dialogue.info.sides[0].flags) == (0, TcpFlag.SACK_PERM)
+
+
+def test_a_rst_that_answers_its_own_sides_syn_is_held_to_the_window() -> None:
+    dialogue = Dialogue()
+    dialogue.out(SYN, 100)
+    dialogue.back(SYN, 500)
+    assert dialogue.back(RST, 10**6) == INVALID
+    assert dialogue.info.state is S.SYN_SENT2
+
+
 def test_the_four_sides_of_the_window() -> None:
     far = 501 + 200_000
     over = Dialogue().open()
@@ -339,8 +356,10 @@ def header(flags: int, options: bytes = b"", payload: bytes = b"") -> bytes:
 
 def test_a_segment_is_read() -> None:
     options = b"\x02\x04\x05\xb4\x01\x03\x03\x0f\x04\x02\x01\x01"
-    assert read_segment(header(SYN, options, b"abc")) == Segment(SYN, 11, 22, 333, 3, 14, True)
-    assert read_segment(header(ACK, b"\x01\x01\x05\x0a" + pack("!II", 5, 6))) == Segment(ACK, 11, 22, 333, sack_edges=(6,))
+    assert read_segment(header(SYN, options, b"abc")) == Segment(SYN, 11, 22, 333, 3, True, 14, True)
+    assert read_segment(header(ACK, b"\x01\x01\x05\x0a" + pack("!II", 5, 6))) == Segment(
+        ACK, 11, 22, 333, options=True, sack_edges=(6,)
+    )
     assert Segment(SYN | FIN, 0xFFFFFFFF, 0, 0, 1).end == 2
 
 
