@@ -146,7 +146,7 @@ def command(
       nfnl conntrack list --scenario scenario.py
 
     With a scenario, or packets, everything happens on a fake kernel in this process, and takes no rights. Where nfnl does better
-    than conntrack does is told in docs/reference/conntrack-command.md. Exit status: 0; 1 when the kernel refused or nothing
+    than conntrack does is told in docs/explanation/conntrack-command.md. Exit status: 0; 1 when the kernel refused or nothing
     matched what was to be changed or deleted; 2 for a command line that makes no sense.
     """
     if not arguments:

@@ -1,7 +1,7 @@
 """What can be said to ``nfnl conntrack``: the options of conntrack 1.4.7, which command takes which, and their values.
 
 The tables below are the documentation of that command turned into data (conntrack(8), and what the command was seen to do). Its
-messages are kept word for word, as scripts look at them; docs/reference/conntrack-command.md says where nfnl differs.
+messages are kept word for word, as scripts look at them; docs/explanation/conntrack-command.md says where nfnl differs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Flows and expectations as text: lines equal to those of conntrack 1.4.7, its XML and its save format, and JSON.
 
-conntrack-tools and libnetfilter_conntrack are the model of what is written, byte for byte; see docs/reference/conntrack-command.md.
+conntrack-tools and libnetfilter_conntrack are the model of what is written, byte for byte; see docs/explanation/conntrack-command.md.
 Addresses, numbers and states are read from messages; nothing here talks to a kernel.
 """
 
