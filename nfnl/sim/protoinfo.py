@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from enum import IntEnum
+from typing import Any, Self
 
 from nfnl.sim.skb import TCP
 from nfnl.sim.tuples import SCTP
@@ -50,7 +52,20 @@ class TcpFlag:
     SIMULTANEOUS_OPEN = 0x80
 
 
-class TcpSide:
+class _State:
+    """Numbers, and what holds numbers. Copied name by name: a snapshot of a large table has many of them."""
+
+    __slots__ = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = type(self).__new__(type(self))
+        for name in self.__slots__:
+            value = getattr(self, name)
+            setattr(twin, name, value if isinstance(value, int) else deepcopy(value, memo))
+        return twin
+
+
+class TcpSide(_State):
     """What one side has sent (`struct ip_ct_tcp_state`). All numbers are those of the packets, modulo 2**32."""
 
     __slots__ = ("end", "flags", "maxack", "maxend", "maxwin", "scale")
@@ -70,7 +85,7 @@ class TcpSide:
         self.flags = 0
 
 
-class TcpInfo:
+class TcpInfo(_State):
     """State of a TCP flow (`struct ip_ct_tcp`)."""
 
     __slots__ = (
@@ -121,7 +136,7 @@ class TcpInfo:
             self.sides[0].scale, self.sides[1].scale = original, reply
 
 
-class SctpInfo:
+class SctpInfo(_State):
     """State of an SCTP flow (`struct ip_ct_sctp`)."""
 
     __slots__ = ("heartbeat_failed", "init", "last_dir", "state", "vtags")
@@ -137,7 +152,7 @@ class SctpInfo:
         self.last_dir = 0
 
 
-class UdpInfo:
+class UdpInfo(_State):
     """Of a UDP flow: when the first answer may count as a stream (``ct->proto.udp.stream_ts``), in ticks."""
 
     __slots__ = ("stream_from",)
@@ -146,7 +161,7 @@ class UdpInfo:
         self.stream_from = stream_from
 
 
-class GreInfo:
+class GreInfo(_State):
     """Of a GRE flow: the timeouts as they were when it began, in ticks."""
 
     __slots__ = ("stream_timeout", "timeout")

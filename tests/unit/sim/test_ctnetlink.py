@@ -26,9 +26,11 @@ from nfnl.subsys.conntrack import (
     GetStats,
     GetStatsCpu,
     NewFlow,
+    ProtoInfo,
     Stats,
     StatsCpu,
     Status,
+    TcpInfo,
     Tuple,
     TupleIp,
     TupleProto,
@@ -37,7 +39,8 @@ from nfnl.wire.codec import decode
 from nfnl.wire.constants import Group, NlmsgFlag, SocketOption
 from nfnl.wire.control import Ack, Done
 from nfnl.wire.declare import Message
-from tests.unit.sim.ct_world import DUMP, REQUEST_ACK, Client, World
+from tests.unit.sim.ct_world import DUMP, REQUEST_ACK, Client, World, tcp_tuple
+from tests.unit.sim.test_ct_replay import after, requests
 
 SOL_NETLINK = 270
 PREFIX = "net.netfilter.nf_conntrack_"
@@ -158,6 +161,27 @@ def test_a_snapshot_holds_flows_and_the_dump_that_shows_them(world: World) -> No
         assert len(world.kernel.flows()) == 99
 
 
+def test_a_snapshot_holds_what_flows_know_and_how_they_hang_together(world: World) -> None:
+    world.kernel.sysctl(f"{PREFIX}acct", 1)
+    world.connection(4000, 21, "ftp")
+    after("exp-new")(world)
+    [entry] = world.table.walk()
+    assert entry.counters is not None
+    entry.counters[0] = 7
+    before = (world.kernel.flows(), world.kernel.read_proc("nf_conntrack_expect"))
+    snapshot = world.kernel.snapshot()
+    for _ in range(2):
+        there = tcp_tuple("10.0.1.2", 4000, "10.0.2.2", 21)
+        changed = NewFlow(nlmsg_flags=REQUEST_ACK, nfgen_family=2, original=there, protoinfo=ProtoInfo(tcp=TcpInfo(state=7)))
+        assert errors(world.client, changed) == [0]
+        assert world.kernel.flows() != before[0]
+        assert errors(world.client, GetFlowCtrzero(nlmsg_flags=REQUEST_ACK, nfgen_family=2, original=there)) == [0]
+        assert errors(world.client, DeleteFlow(nlmsg_flags=REQUEST_ACK, nfgen_family=2, original=there)) == [0]
+        assert world.kernel.read_proc("nf_conntrack_expect") == "", "they go with their master"
+        snapshot.restore()
+        assert (world.kernel.flows(), world.kernel.read_proc("nf_conntrack_expect")) == before
+
+
 # ------------------------------------------------------------------------------------------------------------------------ /proc
 
 LINES = (
@@ -193,8 +217,6 @@ def test_flows_as_text(world: World) -> None:
 
 
 def test_expectations_as_text(world: World) -> None:
-    from tests.unit.sim.test_ct_replay import after
-
     world.connection(4000, 21, "ftp")
     after("exp-new")(world)
     assert world.kernel.read_proc("nf_conntrack_expect") == (
@@ -277,8 +299,6 @@ def test_counters_of_a_flow_that_did_not_fit_are_lost(world: World, room: int, l
 
 @pytest.mark.parametrize(("profile", "inverted"), [("6.18.44", True), ("6.12.117", False)])
 def test_ipv6_addresses_in_filters(profile: str, inverted: bool) -> None:
-    from tests.unit.sim.test_ct_replay import requests
-
     with FakeKernel(profile=PROFILES[profile]) as kernel:
         client = Client(kernel)
         client.ask(next(requests("new-udp6")))
