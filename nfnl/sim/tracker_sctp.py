@@ -170,7 +170,7 @@ def _first(packet: SctpPacket) -> SctpInfo | None:
             info.vtags[REPLY] = tag
         elif kind == Chunk.HEARTBEAT:
             info.vtags[ORIGINAL] = packet.vtag
-        else:
+        elif kind == Chunk.SHUTDOWN_ACK:
             info.vtags[REPLY] = packet.vtag
     return info
 

@@ -142,6 +142,15 @@ def test_heartbeats_begin_a_flow_and_teach_its_tags() -> None:
     assert (answer.status, answer.timeout, dialogue.info.vtags) == (Status.ASSURED, 210 * HZ, [22, 11])
 
 
+@pytest.mark.parametrize(
+    ("kind", "vtags"), [(Chunk.HEARTBEAT, [22, 0]), (Chunk.SHUTDOWN_ACK, [0, 22]), (Chunk.HEARTBEAT_ACK, [22, 0])]
+)
+def test_what_the_first_packet_tells_of_the_tags(kind: Chunk, vtags: list[int]) -> None:
+    dialogue = Dialogue()
+    assert dialogue.say(ORIGINAL, 22, chunk(kind)).verdict is Verdict.ACCEPT
+    assert dialogue.info.vtags == vtags
+
+
 def test_a_heartbeat_with_another_tag_passes_and_its_answer_puts_things_right() -> None:
     dialogue = Dialogue().open()
     assert dialogue.say(REPLY, 77, chunk(Chunk.HEARTBEAT_ACK)) == INVALID
