@@ -55,7 +55,7 @@ class TcpFlag:
 class _State:
     """Numbers, and what holds numbers. Copied name by name: a snapshot of a large table has many of them."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         twin = type(self).__new__(type(self))
