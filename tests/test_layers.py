@@ -28,6 +28,7 @@ DATA_PLANE = [
     "rules",
     "tables",
     "gso",
+    "bridge",
     "queueing",
     "routing",
     "responder",

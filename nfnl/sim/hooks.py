@@ -15,6 +15,8 @@ from nfnl.sim.journey import Step
 from nfnl.sim.skb import IPV4, IPV6, Skb
 
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
+#: NFPROTO_BRIDGE, whose hooks have the same numbers
+BRIDGE = 7
 HOOK_NAMES = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 
 # NF_*: low byte of a verdict word
@@ -61,22 +63,24 @@ class HookTable:
     sets ``enqueue`` and ``removed``. ``cpu`` and ``hash_seed`` may be set at any time.
     """
 
-    __slots__ = ("_entries", "cpu", "enqueue", "hash_seed", "okfn", "reject", "removed", "reroute")
+    __slots__ = ("_entries", "bridged", "cpu", "enqueue", "hash_seed", "okfn", "reject", "removed", "reroute")
 
     def __init__(self, *, hash_seed: int = HASH_SEED) -> None:
         #: number of the processor that runs the functions (`smp_processor_id`)
         self.cpu = 0
         #: 32 bits that rules hash with (``jhash_initval`` of xt_NFQUEUE); Linux draws them once after it was started
         self.hash_seed = hash_seed
-        self._entries: dict[int, list[list[Entry]]] = {family: [[] for _ in HOOK_NAMES] for family in (IPV4, IPV6)}
+        self._entries: dict[int, list[list[Entry]]] = {family: [[] for _ in HOOK_NAMES] for family in (IPV4, IPV6, BRIDGE)}
         #: per hook, what the stack does with a packet that has passed it; answers with an errno
         self.okfn: list[Callable[[Skb], int]] = []
+        #: the same for what passed the bridge family's forward hook
+        self.bridged: Callable[[Skb], int] = _no_answers
         #: `nf_queue`: (skb, hook, index of the function that said so, verdict word); True: bypassed, go on with the next function
         self.enqueue: Callable[[Skb, int, int, int], bool] = _no_queues
         #: find a new route for a packet whose mark or addresses changed in OUTPUT; 0 or an errno
         self.reroute: Callable[[Skb], int] = _no_routes
         #: answer the sender of a packet that a rule rejects: an ICMP code, or None for a TCP reset
-        self.reject: Callable[[Skb, int | None], None] = _no_answers
+        self.reject: Callable[[Skb, int | None], object] = _no_answers
         #: told after a function was taken away
         self.removed: Callable[[], None] = _nothing
 
@@ -123,7 +127,11 @@ class HookTable:
                 if not self.enqueue(skb, hook, index, verdict):
                     return 0
             index += 1
-        return self.okfn[hook](skb)
+        return self.passed(skb, hook)
+
+    def passed(self, skb: Skb, hook: int) -> int:
+        """Hand a packet that has passed a hook to whoever goes on with it."""
+        return (self.bridged if skb.family == BRIDGE else self.okfn[hook])(skb)
 
 
 def _no_queues(skb: Skb, hook: int, index: int, verdict: int) -> bool:
@@ -134,7 +142,7 @@ def _no_routes(skb: Skb) -> int:
     raise RuntimeError("no Stack was put on these hooks")
 
 
-def _no_answers(skb: Skb, code: int | None) -> None:
+def _no_answers(skb: Skb, code: int | None = None) -> int:
     raise RuntimeError("no Stack was put on these hooks")
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from errno import ENETDOWN
 from typing import Any, Literal, SupportsBytes
 
 from nfnl.errors import NetlinkError, NotModelled, TransportClosed
 from nfnl.sim.af_netlink import NOT_MODELLED as SOCKETS_NOT_MODELLED
 from nfnl.sim.af_netlink import SOCK_DGRAM, SOCK_RAW, Capability, Process, Sock, SocketTable
+from nfnl.sim.bridge import Bridge
 from nfnl.sim.clock import Clock
 from nfnl.sim.conntrack import ConntrackTable
 from nfnl.sim.ct_messages import flow_message
@@ -80,6 +82,7 @@ class _World:
         ConntrackSubsystem(self.nfnetlink, self.sockets, self.conntrack, self.expectations, self.nat)
         ExpectSubsystem(self.nfnetlink, self.conntrack, self.expectations)
         self.sent: list[Journey] = []
+        self.bridges: list[Bridge] = []
 
     def iptables(self, family: int) -> Iptables:
         """The tables of a family, made when somebody asks for them."""
@@ -219,6 +222,34 @@ class FakeKernel:
         """``ip6tables-restore`` with this input. Raises `IptablesError`."""
         with self._gate:
             self._world.iptables(IPV6).restore(text)
+
+    def add_bridge(self, name: str, ports: tuple[str, str], *, queue: int, bypass: bool = False) -> None:
+        """A bridge with two new ports. What it forwards goes to a queue, as with ``queue num N`` in nftables' family bridge, hook
+        forward; nothing else of that family is modelled. Raises OSError (EEXIST).
+        """
+        with self._gate:
+            world = self._world
+            device, *made = (world.stack.add_device(each, Link.ETHER) for each in (name, *ports))
+            world.bridges.append(Bridge(world.hooks, device, made, queue, bypass=bypass))
+
+    def receive_frame(self, frame: bytes, port: str) -> Journey:
+        """An Ethernet frame, from its destination address on, arrives at the port of a bridge, to go out by the other one.
+
+        The bytes of its journey are those of whole frames. Raises OSError (ENODEV, ENETDOWN, EINVAL for no port of a bridge).
+        """
+        with self._gate:
+            device = self._world.stack.device(port)
+            if not device.up:
+                raise OSError(ENETDOWN, "Network is down", port)
+            for bridge in self._world.bridges:
+                if device.master is bridge.device:
+                    return bridge.receive(frame, device)
+            raise Errno.EINVAL.error(f"{port} is no port of a bridge")
+
+    def leave_bridge(self, port: str) -> None:
+        """``ip link set port nomaster``. Raises OSError (ENODEV)."""
+        with self._gate:
+            self._world.stack.device(port).master = None
 
     def add_device(self, name: str, link: Link = Link.NONE, *, index: int | None = None, mtu: int = 1500) -> Device:
         """A new device, up, without addresses. Raises OSError (EEXIST)."""

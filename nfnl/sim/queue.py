@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from struct import Struct
 from typing import Any
@@ -15,10 +15,10 @@ from nfnl.sim.netlink import Refusal, Request
 from nfnl.sim.nfnetlink import Attributes, Nfnetlink, Operation, ProcFile
 from nfnl.sim.profile import Profile
 from nfnl.sim.queueing import CONNTRACK, COPY_PACKET, MAX_COPY_RANGE, UID_GID, Queue, QueuedEntry, QueueTable
-from nfnl.sim.skb import IPV4, IPV6, UDP, Skb
-from nfnl.subsys.queue import Config, ConfigCommand, CopyMode, Packet, QueueFlag, VerdictBatch, VerdictMessage
-from nfnl.wire.constants import NLA_F_NESTED, NLA_HDRLEN, SubsystemId
-from nfnl.wire.declare import Attr, Message
+from nfnl.sim.skb import IPV4, IPV6, UDP, Frame, Skb
+from nfnl.subsys.queue import Config, ConfigCommand, CopyMode, Packet, QueueFlag, VerdictBatch, VerdictMessage, Vlan
+from nfnl.wire.constants import NLA_F_NESTED, NLA_HDRLEN, NLA_TYPE_MASK, SubsystemId
+from nfnl.wire.declare import Attr, View
 from nfnl.wire.header import NATIVE
 
 NOT_MODELLED = {
@@ -26,8 +26,8 @@ NOT_MODELLED = {
     "QueueFlag.SECCTX": "accepted, as Linux does; no packet has a context, as in a system without a security module",
     "packets that stand for several (GSO)": "of TCP and UDP, as `FakeKernel.send` makes them; what arrives is not put together",
     "NFQA_CT and NFQA_EXP in a verdict": "ignored, as by a kernel without the glue",
-    "NFQA_VLAN and NFQA_L2HDR": "ignored in verdicts and never sent, as in the IP families; there is no bridge family",
-    "NFQA_IFINDEX_PHYSINDEV, NFQA_IFINDEX_PHYSOUTDEV": "never sent; there are no bridges",
+    "the bridge family": "bridges of two ports whose forward chain has one rule, for a queue: `FakeKernel.add_bridge`",
+    "br_netfilter": "bridged packets do not pass the hooks of the IP families",
     "NFQA_CGROUP_CLASSID": "never sent; there are no control groups",
     "a sender blocked by its own queued packets": "with `FakeKernel.sender`; what `FakeKernel.send` sends has no send buffer",
     "grace periods": "what a closed queue held is dropped at once, not a little later",
@@ -39,11 +39,11 @@ _ALL_FLAGS = int(QueueFlag.FAIL_OPEN | QueueFlag.CONNTRACK | QueueFlag.GSO | Que
 # ------------------------------------------------------------------------------------------------- taken from the declarations
 
 
-def _field(message: type[Message], name: str) -> Attr:
+def _field(message: type[View], name: str) -> Attr:
     return next(field for field in message.__attrs__ if field.name == name)
 
 
-def _reader(message: type[Message], name: str) -> tuple[int, Callable[[bytes], tuple[Any, ...]]]:
+def _reader(message: type[View], name: str) -> tuple[int, Callable[[bytes], tuple[Any, ...]]]:
     """Number of an attribute, and what takes the numbers out of its payload."""
     field = _field(message, name)
     assert field.layout is not None
@@ -70,11 +70,15 @@ _HEADER, _read_header = _reader(VerdictMessage, "header")
 _MARK, _read_mark = _reader(VerdictMessage, "mark")
 _PRIORITY, _read_priority = _reader(VerdictMessage, "priority")
 _PAYLOAD = _field(VerdictMessage, "payload").number
+_VLAN, _L2HDR = (_field(VerdictMessage, name).number for name in ("vlan", "l2hdr"))
+_VLAN_TCI, _VLAN_PROTO = (_field(Vlan, name).number for name in ("tci", "proto"))
 
 _nfgenmsg = Struct(">BxH").pack
 _header = _writer("header")
 _indev = _writer("indev")
 _outdev = _writer("outdev")
+_physindev = _writer("physindev")
+_physoutdev = _writer("physoutdev")
 _mark = _writer("mark")
 _priority = _writer("priority")
 _hwaddr = _writer("hwaddr")
@@ -100,9 +104,13 @@ def packet_message(queue: Queue, entry: QueuedEntry, *, priority: bool = True) -
     skb = entry.skb
     hook = entry.hook
     parts = [_nfgenmsg(skb.family, queue.number), _header(entry.id, skb.hw_protocol, hook)]
-    indev, outdev = skb.indev, skb.outdev
+    indev, outdev, frame = skb.indev, skb.outdev, skb.frame
+    if frame is not None:
+        parts.append(_physindev(frame.indev.index))
     if indev is not None:
         parts.append(_indev(indev.index))
+    if frame is not None:
+        parts.append(_physoutdev(frame.outdev.index))
     if outdev is not None:
         parts.append(_outdev(outdev.index))
     if skb.mark:
@@ -112,6 +120,8 @@ def packet_message(queue: Queue, entry: QueuedEntry, *, priority: bool = True) -
     hwaddr = entry.hwaddr
     if hwaddr is not None:
         parts.append(_hwaddr(len(hwaddr), 0, hwaddr))
+    if frame is not None:
+        parts += _link_layer(frame)
     timestamp = entry.timestamp
     if timestamp is not None:
         parts.append(_timestamp(*divmod(round(timestamp * 1_000_000), 1_000_000)))
@@ -131,6 +141,18 @@ def packet_message(queue: Queue, entry: QueuedEntry, *, priority: bool = True) -
     return _pack_message(16 + len(body), _PACKET, 0, 0, 0) + body
 
 
+def _link_layer(frame: Frame) -> Iterator[bytes]:
+    """`nfqnl_put_bridge`."""
+    if frame.vlan:
+        proto, tci = frame.vlan
+        yield _pack_attribute(20, _VLAN | NLA_F_NESTED) + _nested(_VLAN_TCI, tci) + _nested(_VLAN_PROTO, proto)
+    yield _pack_attribute(NLA_HDRLEN + len(frame.header), _L2HDR) + frame.header + bytes(-len(frame.header) % 4)
+
+
+def _nested(number: int, value: int) -> bytes:
+    return _pack_attribute(6, number) + value.to_bytes(2, "big") + b"\0\0"
+
+
 #: From this size on, with the room that is kept for other headers, UDP puts the data of a packet into pages, behind a linear part
 #: of its headers (SKB_MAX_ALLOC; ``alloc_extra`` in `__ip_append_data`, `__ip6_append_data`).
 _PAGED_FROM = (4096 << 2) - 320
@@ -139,6 +161,8 @@ _ROOM_KEPT = {IPV4: 31, IPV6: 24}
 
 def _linear(skb: Skb, copied: int) -> int:
     """How many of the first ``copied`` bytes of a packet lie in its linear part."""
+    if skb.frame:
+        return copied
     if skb.gso_size:
         return min(gso.payload_at(skb), copied)
     headers = skb.csum_start + 8
@@ -245,6 +269,13 @@ class QueueSubsystem:
         entry = queue.take(packet_id)
         if entry is None:
             raise Refusal(Errno.ENOENT)
+        frame = entry.skb.frame
+        if frame is not None:
+            try:
+                _change_link_layer(frame, attributes)
+            except Refusal:
+                self._queues.reinject(entry, DROP)
+                raise
         payload = attributes.get(_PAYLOAD)
         if payload is not None:
             if len(payload) > self._room(entry.skb):
@@ -289,6 +320,8 @@ class QueueSubsystem:
             asked += 20
         if queue.flags & UID_GID:
             asked += 16
+        if entry.skb.frame is not None:
+            asked += 40 if entry.skb.frame.vlan else 20
         paged = 0
         if queue.copy_mode == COPY_PACKET:
             copied = min(queue.copy_range, len(entry.skb.data))
@@ -310,6 +343,34 @@ class QueueSubsystem:
 
 def _not_for_users(request: Request, attributes: Attributes) -> None:
     raise Refusal(Errno.ENOTSUPP)
+
+
+def _change_link_layer(frame: Frame, attributes: Attributes) -> None:
+    """`nfqa_parse_bridge`."""
+    if _VLAN in attributes:
+        parts = _parts(attributes[_VLAN])
+        if any(len(parts.get(number, b"zz")) < 2 for number in (_VLAN_TCI, _VLAN_PROTO)):
+            raise Refusal(Errno.ERANGE)
+        if _VLAN_TCI not in parts or _VLAN_PROTO not in parts:
+            raise Refusal(Errno.EINVAL)
+        proto, tci = (int.from_bytes(parts[number][:2], "big") for number in (_VLAN_PROTO, _VLAN_TCI))
+        frame.vlan = proto, tci
+    header = attributes.get(_L2HDR)
+    if header is not None:
+        if len(header) != len(frame.header):
+            raise Refusal(Errno.EINVAL)
+        frame.header = header
+
+
+def _parts(nest: bytes) -> dict[int, bytes]:
+    found, at = {}, 0
+    while at + NLA_HDRLEN <= len(nest):
+        length, number = NATIVE.attr.unpack_from(nest, at)
+        if not NLA_HDRLEN <= length <= len(nest) - at:
+            break
+        found[number & NLA_TYPE_MASK] = nest[at + NLA_HDRLEN : at + length]
+        at += length + 3 & ~3
+    return found
 
 
 def _set_mode(queue: Queue, copy_range: int, mode: int) -> None:

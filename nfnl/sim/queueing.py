@@ -109,6 +109,13 @@ class QueuedEntry:
         return dev.index if dev else None
 
     @property
+    def devices(self) -> list[int]:
+        """All that have to do with it, bridge ports included, by ifindex."""
+        frame = self.skb.frame
+        ports = (frame.indev, frame.outdev) if frame else ()
+        return [dev.index for dev in (self.skb.indev, self.skb.outdev, *ports) if dev]
+
+    @property
     def hwaddr(self) -> bytes | None:
         """Source address in the link-layer header, 6 bytes; None without an input device or without such a header (tun)."""
         return self.skb.hwaddr if self.skb.indev else None
@@ -272,7 +279,7 @@ class QueueTable:
     def device_down(self, ifindex: int) -> None:
         """A device goes down: the packets that came in or would go out through it are dropped, none is counted."""
         for queue in self._queues.values():
-            self._flush(queue, lambda entry: ifindex in (entry.indev, entry.outdev), f"device {ifindex} went down")
+            self._flush(queue, lambda entry: ifindex in entry.devices, f"device {ifindex} went down")
 
     def _flush(self, queue: Queue, concerned: Callable[[QueuedEntry], bool], reason: str) -> None:
         for entry in [entry for entry in queue.entries.values() if concerned(entry)]:
@@ -377,6 +384,9 @@ class QueueTable:
         journey.fate = Fate.MOVING
         journey.reason = ""
         self._note_verdict(skb, hook, verdict)
+        if skb.frame is not None and not skb.frame.is_bridged:
+            skb.drop("its port has left the bridge")
+            return
         if verdict == REPEAT:
             verdict = functions[entry.index].function(skb, hook)
         if verdict == ACCEPT:
@@ -387,7 +397,7 @@ class QueueTable:
             return
         kind = verdict & VERDICT_MASK
         if kind in (ACCEPT, STOP):
-            hooks.okfn[hook](skb)
+            hooks.passed(skb, hook)
         elif kind == QUEUE:
             if self._nf_queue(skb, hook, entry.index, verdict):
                 hooks.resume(skb, hook, entry.index)

@@ -31,7 +31,7 @@ class Link(IntEnum):
 class Device:
     """A network device. ``index`` is its ifindex, ``mtu`` in bytes from the network header on."""
 
-    __slots__ = ("index", "link", "mac", "mtu", "name", "peer_mac", "up")
+    __slots__ = ("index", "link", "mac", "master", "mtu", "name", "peer_mac", "up")
 
     def __init__(
         self,
@@ -52,6 +52,8 @@ class Device:
         #: source address of frames that arrive, where `receive` is not told another
         self.peer_mac = bytes(6) if link is Link.LOOPBACK else peer_mac
         self.up = True
+        #: the bridge whose port it is
+        self.master: Device | None = None
 
     def __repr__(self) -> str:
         return f"<Device {self.index} {self.name}{'' if self.up else ' down'}>"
@@ -97,6 +99,25 @@ class Owner:
 KERNEL = Owner(None, None)
 
 
+class Frame:
+    """What a bridged packet has in front of it, and the ports it comes in and goes out by."""
+
+    __slots__ = ("header", "indev", "outdev", "vlan")
+
+    def __init__(self, indev: Device, outdev: Device, header: bytes, vlan: tuple[int, int] | None) -> None:
+        self.indev = indev
+        self.outdev = outdev
+        #: 14 bytes
+        self.header = header
+        #: EtherType and TCI of the tag that travels beside it
+        self.vlan = vlan
+
+    @property
+    def is_bridged(self) -> bool:
+        """Both are still ports of a bridge (`nf_bridge_ports_valid`)."""
+        return self.indev.master is not None and self.outdev.master is not None
+
+
 #: What `Skb.parse` finds: source, destination, protocol, fragment offset, offset of the transport header.
 Parsed = tuple[bytes, bytes, int, int, int]
 
@@ -136,6 +157,7 @@ class Skb:
         "data",
         "dst",
         "family",
+        "frame",
         "gso_protocol",
         "gso_size",
         "hook",
@@ -171,6 +193,8 @@ class Skb:
         self.outdev: Device | None = None
         #: source address in the link-layer header; None when there is no such header
         self.hwaddr: bytes | None = None
+        #: bridge family: the link-layer header, and the ports
+        self.frame: Frame | None = None
         #: seconds since 1970 when it was received; None unless somebody asked for time stamps
         self.tstamp: float | None = None
         #: IPv6: may be cut into fragments on its way out, as the kernel's own packets are
@@ -196,7 +220,9 @@ class Skb:
 
     @property
     def hw_protocol(self) -> int:
-        """``skb->protocol``: 0x0800 or 0x86dd."""
+        """``skb->protocol``: 0x0800 or 0x86dd; in the bridge family what the frame says."""
+        if self.frame is not None:
+            return int.from_bytes(self.frame.header[12:14], "big")
         return 0x0800 if self.family == IPV4 else 0x86DD
 
     def set_data(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A bridge between two cables, in the namespace of a lab: frames go in at one end and come out at the other, or wait in a queue."""
+"""A bridge between two cables, on either kernel: frames go in at one end and come out at the other, or wait in a queue."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from contextlib import ExitStack
 from typing import NamedTuple
 
+from nfnl.sim import FakeKernel, Fate, Journey
 from nfnl.testing.lab import LinuxLab
 
 SOL_PACKET, PACKET_AUXDATA = 263, 8  # linux/if_packet.h
@@ -41,6 +42,39 @@ class Frame(NamedTuple):
     tag: int | None
 
 
+def made_of(payload: bytes, tag: int | None) -> bytes:
+    """A frame with an IPv4 packet, from the left end to the right one."""
+    return RIGHT + LEFT + (struct.pack(">HH", ETH_P_8021Q, tag) if tag is not None else b"") + struct.pack(">H", ETH_P_IP) + payload
+
+
+class FakeBridge:
+    """The same on the fake kernel."""
+
+    def __init__(self, kernel: FakeKernel) -> None:
+        self._kernel = kernel
+        self._under_way: list[Journey] = []
+        kernel.add_bridge("br0", ("port1", "port2"), queue=6)
+
+    def index(self, device: str) -> int:
+        return self._kernel._world.stack.device(device).index
+
+    def unplug(self, port: str) -> None:
+        self._kernel.leave_bridge(port)
+
+    def send(self, payload: bytes, *, tag: int | None = None) -> bytes:
+        frame = made_of(payload, tag)
+        self._under_way.append(self._kernel.receive_frame(frame, "port1"))
+        return frame
+
+    def came_out(self) -> list[Frame]:
+        out = [journey.data for journey in self._under_way if journey.fate is Fate.SENT]
+        self._under_way = [journey for journey in self._under_way if journey.queued]
+        return [
+            Frame(data[:12] + data[16:], int.from_bytes(data[14:16], "big")) if data[12:14] == b"\x81\0" else Frame(data, None)
+            for data in out
+        ]
+
+
 class Bridge:
     """Closed with the stack it is given. Raises OSError, with the reason in words, where it cannot be had."""
 
@@ -60,8 +94,7 @@ class Bridge:
 
     def send(self, payload: bytes, *, tag: int | None = None) -> bytes:
         """Send a frame with an IPv4 packet into the left end, and return it. Where it goes is decided when this returns."""
-        kind = struct.pack(">H", ETH_P_IP)
-        frame = RIGHT + LEFT + (struct.pack(">HH", ETH_P_8021Q, tag) if tag is not None else b"") + kind + payload
+        frame = made_of(payload, tag)
         self._left.send(frame)
         return frame
 

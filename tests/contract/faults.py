@@ -110,6 +110,16 @@ def pad_it(original: Any) -> Any:
     return packet_message
 
 
+def swap(monkeypatch: pytest.MonkeyPatch, owner: object, one: str, other: str) -> None:
+    first, second = getattr(owner, one), getattr(owner, other)
+    monkeypatch.setattr(owner, one, second)
+    monkeypatch.setattr(owner, other, first)
+
+
+def take_half(original: Any) -> Any:
+    return lambda nest: {1: b"\0\0", 2: b"\0\0", **original(nest)}
+
+
 def look_at_the_low_byte(original: Any) -> Any:
     return lambda self, entry, verdict: original(self, entry, verdict if verdict & 0xFF == 3 else verdict & 0xFF)
 
@@ -202,6 +212,8 @@ FAULTS: dict[str, Fault] = {
     "ids are compared as plain numbers": Fault("QB", replaced(Queue, "take_until", compare_plainly)),
     "the payload is padded": Fault("QP", changed(queue, "packet_message", pad_it)),
     "a packet that stands for several does not say so": Fault("QG", replaced(queueing, "IS_GSO", 0)),
+    "half a tag is a tag": Fault("QV", changed(queue, "_parts", take_half)),
+    "bridges are told first": Fault("QP", lambda monkeypatch: swap(monkeypatch, queue, "_physindev", "_indev")),
     "what waits is charged to nobody": Fault("QE", replaced(Sender, "charged", 0)),
     "every segment of a stream pushes": Fault("QG", replaced(gso, "_PSH", 0)),
     "losses are not counted": Fault("LS", replaced(QueueTable, "_lost", lambda self, queue, entry, *why: entry.skb.drop("lost"))),

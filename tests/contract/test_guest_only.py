@@ -14,18 +14,19 @@ import pytest
 from nfnl.subsys.queue import ConntrackInfo, Packet, QueueFlag, Vlan
 from nfnl.wire.constants import SubsystemId
 from tests.behaviour import fate_of_a_replaced_packet
-from tests.contract.bridges import Bridge
-from tests.contract.kernels import KernelUnderTest, LinuxUnderTest
+from tests.contract.bridges import Bridge, FakeBridge
+from tests.contract.kernels import FakeUnderTest, KernelUnderTest, LinuxUnderTest
 from tests.contract.rules import needs, only, rule
 from tests.contract.wirekit import ACCEPT, CAUGHT, VERDICT, Listener, attribute, be32, message, raw_attributes, udp4, verdict
 
 CONNTRACK = {"mask": QueueFlag.CONNTRACK, "flags": QueueFlag.CONNTRACK}
 PHYSINDEV, PHYSOUTDEV, INDEV, OUTDEV, VLAN, L2HDR, PAYLOAD, CT, CT_INFO = 7, 8, 5, 6, 19, 20, 10, 11, 12
 NESTED = 0x8000
+AnyBridge = Bridge | FakeBridge
 #: attributes of a conntrack entry (linux/netfilter/nfnetlink_conntrack.h)
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_MARK, CTA_MARK_MASK = 1, 2, 3, 8, 21
 
-lacking = only("linux", "the fake has neither conntrack nor nftables nor bridges, and one user namespace")
+lacking = only("linux", "the fake has neither conntrack nor nftables, and one user namespace")
 
 
 # ------------------------------------------------------------------------------------------------------------------- conntrack
@@ -208,8 +209,10 @@ def test_nftables_can_choose_among_queues(kernel: KernelUnderTest, nft_queue: Ca
 
 
 @pytest.fixture
-def bridge(kernel: KernelUnderTest) -> Bridge:
+def bridge(kernel: KernelUnderTest) -> AnyBridge:
     """A bridge whose forward chain hands everything to queue 6."""
+    if isinstance(kernel, FakeUnderTest):
+        return FakeBridge(kernel.kernel)
     kernel.require("bridge-queue")
     assert isinstance(kernel, LinuxUnderTest)
     kernel.touched = True
@@ -217,12 +220,12 @@ def bridge(kernel: KernelUnderTest) -> Bridge:
 
 
 @pytest.fixture
-def bridged(kernel: KernelUnderTest, bridge: Bridge) -> Listener:
+def bridged(kernel: KernelUnderTest, bridge: AnyBridge) -> Listener:
     """Listens to that queue."""
     return Listener(kernel, 6)
 
 
-def waiting(bridge: Bridge, bridged: Listener, **frame: int) -> Packet:
+def waiting(bridge: AnyBridge, bridged: Listener, **frame: int) -> Packet:
     """A packet on its way through the bridge."""
     bridge.send(udp4(), **frame)
     assert bridge.came_out() == []
@@ -230,8 +233,7 @@ def waiting(bridge: Bridge, bridged: Listener, **frame: int) -> Packet:
 
 
 @rule("QP-3", "QP-5", "QP-10")
-@lacking
-def test_ports_and_link_header_of_a_bridged_packet(bridge: Bridge, bridged: Listener) -> None:
+def test_ports_and_link_header_of_a_bridged_packet(bridge: AnyBridge, bridged: Listener) -> None:
     frame = bridge.send(udp4())
     [datagram] = bridged.hear()
     told = raw_attributes(datagram)
@@ -247,8 +249,7 @@ def test_ports_and_link_header_of_a_bridged_packet(bridge: Bridge, bridged: List
 
 
 @rule("QP-9", "QP-10")
-@lacking
-def test_the_tag_of_a_bridged_packet_is_told_beside_its_link_header(bridge: Bridge, bridged: Listener) -> None:
+def test_the_tag_of_a_bridged_packet_is_told_beside_its_link_header(bridge: AnyBridge, bridged: Listener) -> None:
     frame = bridge.send(udp4(), tag=0x6005)
     [datagram] = bridged.hear()
     told = dict(raw_attributes(datagram))
@@ -258,9 +259,8 @@ def test_the_tag_of_a_bridged_packet_is_told_beside_its_link_header(bridge: Brid
 
 
 @rule("QV-34")
-@lacking
 @pytest.mark.parametrize("before", [None, 0x6005])
-def test_a_verdict_can_tag_a_bridged_packet(bridge: Bridge, bridged: Listener, before: int | None) -> None:
+def test_a_verdict_can_tag_a_bridged_packet(bridge: AnyBridge, bridged: Listener, before: int | None) -> None:
     packet = waiting(bridge, bridged, **({} if before is None else {"tag": before}))
     assert bridged.decide(packet, vlan=Vlan(tci=0x2007, proto=0x8100)) == "ACK"
     [frame] = bridge.came_out()
@@ -269,9 +269,8 @@ def test_a_verdict_can_tag_a_bridged_packet(bridge: Bridge, bridged: Listener, b
 
 
 @rule("QV-34")
-@lacking
 @pytest.mark.parametrize("half", [Vlan(tci=0x2007), Vlan(proto=0x8100)], ids=["without protocol", "without TCI"])
-def test_half_a_tag_is_refused_and_the_packet_is_lost(bridge: Bridge, bridged: Listener, half: Vlan) -> None:
+def test_half_a_tag_is_refused_and_the_packet_is_lost(bridge: AnyBridge, bridged: Listener, half: Vlan) -> None:
     packet = waiting(bridge, bridged)
     assert bridged.decide(packet, vlan=half) == "EINVAL"
     assert bridge.came_out() == []
@@ -279,8 +278,7 @@ def test_half_a_tag_is_refused_and_the_packet_is_lost(bridge: Bridge, bridged: L
 
 
 @rule("QV-35")
-@lacking
-def test_a_verdict_can_replace_the_link_header(bridge: Bridge, bridged: Listener) -> None:
+def test_a_verdict_can_replace_the_link_header(bridge: AnyBridge, bridged: Listener) -> None:
     packet = waiting(bridge, bridged)
     header = bytes(packet.l2hdr or b"")
     other = header[:6] + bytes.fromhex("020000007777") + header[12:]
@@ -290,9 +288,8 @@ def test_a_verdict_can_replace_the_link_header(bridge: Bridge, bridged: Listener
 
 
 @rule("QV-35")
-@lacking
 @pytest.mark.parametrize("length", [13, 15])
-def test_a_link_header_of_another_length_is_refused_and_the_packet_is_lost(bridge: Bridge, bridged: Listener, length: int) -> None:
+def test_a_link_header_of_another_length_is_refused_and_the_packet_is_lost(bridge: AnyBridge, bridged: Listener, length: int) -> None:
     packet = waiting(bridge, bridged)
     header = bytes(packet.l2hdr or b"")
     assert bridged.decide(packet, l2hdr=(header + bytes(2))[:length]) == "EINVAL"
@@ -301,8 +298,7 @@ def test_a_link_header_of_another_length_is_refused_and_the_packet_is_lost(bridg
 
 
 @rule("QV-37")
-@lacking
-def test_a_packet_whose_port_is_gone(bridge: Bridge, bridged: Listener) -> None:
+def test_a_packet_whose_port_is_gone(bridge: AnyBridge, bridged: Listener) -> None:
     """Whether it still goes out is another question: see the probe packets-of-lost-ports-dropped."""
     packet = waiting(bridge, bridged)
     bridge.unplug("port2")
