@@ -10,9 +10,12 @@ from errno import EACCES, EEXIST, EINVAL, ENOBUFS, ENOENT
 from ipaddress import IPv4Address
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nfnl.sim import PROFILES, FakeKernel
 from nfnl.sim.af_netlink import SO_ATTACH_FILTER, SO_RCVBUF, SOL_SOCKET
+from nfnl.sim.clock import EPOCH
 from nfnl.subsys.conntrack import (
     Counters,
     DeleteFlow,
@@ -35,6 +38,8 @@ from nfnl.subsys.conntrack import (
     TupleIp,
     TupleProto,
 )
+from nfnl.subsys.expect import DeleteExpectation, GetExpectation, NewExpectation
+from nfnl.testing.strategies import datagrams
 from nfnl.wire.codec import decode
 from nfnl.wire.constants import Group, NlmsgFlag, SocketOption
 from nfnl.wire.control import Ack, Done
@@ -447,3 +452,55 @@ def test_of_two_flows_with_one_tuple_the_later_is_found(world: World) -> None:
     found, _ = ask(world.client, GetFlow(nlmsg_flags=REQUEST_ACK, nfgen_family=2, original=there))
     assert isinstance(found, Flow)
     assert found.mark == 2
+
+
+# ----------------------------------------------------------------------------------------------------------------- robustness
+
+
+@pytest.mark.parametrize(("profile", "refused"), [("6.18.44", [EINVAL]), ("6.12.117", [0])])
+def test_what_a_kernel_does_not_know_yet_it_passes_over(profile: str, refused: list[int]) -> None:
+    with FakeKernel(profile=PROFILES[profile]) as kernel:
+        assert errors(Client(kernel), new(1, timestamp_event=5)) == refused
+
+
+@pytest.mark.parametrize(("profile", "told"), [("6.18.44", True), ("6.12.117", False)])
+def test_when_an_event_happened_is_told_by_kernels_that_know_it(profile: str, told: bool) -> None:
+    with FakeKernel(profile=PROFILES[profile]) as kernel:
+        kernel.sysctl(f"{PREFIX}timestamp", 1)
+        listener = Client(kernel)
+        listener.socket.setsockopt(SOL_NETLINK, SocketOption.ADD_MEMBERSHIP, Group.CONNTRACK_NEW)
+        kernel.advance(1.5)
+        Client(kernel).ask(new(1))
+        [datagram] = listener.hear()
+        [born] = decode(datagram)
+        assert isinstance(born, Flow)
+        assert born.timestamp_event == ((EPOCH * 10 + 15) * 10**8 if told else None)
+
+
+KINDS = [NewFlow, GetFlow, DeleteFlow, NewExpectation, GetExpectation, DeleteExpectation]
+CONNTRACK_TYPES = [subsystem << 8 | number for subsystem, count in ((1, 9), (2, 5)) for number in range(count)]
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(CONNTRACK_TYPES),
+            st.sampled_from([0, 0x400, 0x600, 0x300, 8]),
+            datagrams(kinds=KINDS, damaged=True).filter(lambda data: len(data) > 16),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_no_bytes_make_it_stumble(requests: list[tuple[int, int, bytes]]) -> None:
+    """Whatever it is asked, it answers, and can be asked again."""
+    with FakeKernel() as kernel:
+        client = Client(kernel)
+        for type_, flags, data in requests:
+            body = data[16:]
+            header = struct.pack("=IHHII", 16 + len(body), type_, REQUEST_ACK | flags, 1, 0)
+            answers = [part for datagram in client.ask(header + body) for part in decode(datagram)]
+            dumped = flags == DUMP & ~NlmsgFlag.REQUEST
+            assert answers or (dumped and type_ >> 8 == 2), "only the expectations of a master without a helper are silence"
+        assert errors(client, new(1)) in ([0], [EEXIST])
