@@ -35,11 +35,7 @@ class World:
     """
 
     def __init__(self, queue: int) -> None:
-        if not hasattr(os, "geteuid") or os.geteuid() != 0:
-            raise CannotRunError("draining a real queue needs root on Linux: run it again with sudo")
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(_CLONE_NEWNET) != 0:
-            raise CannotRunError(f"no new network namespace: {os.strerror(ctypes.get_errno())}")
+        enter_namespace()
         self.queue = queue
         _run("ip", "link", "set", "lo", "up")
         _run("iptables", "-A", "OUTPUT", "-p", "udp", "--dport", str(PORT), "-j", "NFQUEUE", "--queue-num", str(queue))
@@ -69,6 +65,15 @@ class World:
             if fields[0] == self.queue:
                 return Waiting(fields[2], fields[5], fields[6])
         raise CannotRunError(f"nobody has bound queue {self.queue}")
+
+
+def enter_namespace() -> None:
+    """Move this process, for good, into a new network namespace."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        raise CannotRunError("this needs root on Linux: run it again with sudo")
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        raise CannotRunError(f"no new network namespace: {os.strerror(ctypes.get_errno())}")
 
 
 def _run(*command: str) -> None:

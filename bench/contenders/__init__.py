@@ -1,4 +1,4 @@
-"""Who takes part in `bench.queue_drain`, and how each is made ready."""
+"""Who takes part in the benchmarks, and how each is made ready."""
 
 from __future__ import annotations
 
@@ -52,6 +52,19 @@ def _netfilter_queue() -> list[str]:
     except NotInstalledError:
         _build(str(python), "-m", "pip", "install", "--quiet", "NetfilterQueue==1.1.0")
     return [str(python), str(BENCH / "contenders" / "netfilter_queue.py")]
+
+
+def pyroute2() -> list[str]:
+    """The command line of pyroute2 for `bench.conntrack_dump`: from PyPI, in an environment of its own."""
+    environment = CACHE / f"pyroute2-{sys.version_info.major}.{sys.version_info.minor}"
+    python = environment / "bin" / "python"
+    if not python.exists():
+        _build(sys.executable, "-m", "venv", str(environment))
+    try:
+        _build(str(python), "-c", "import pyroute2")
+    except NotInstalledError:
+        _build(str(python), "-m", "pip", "install", "--quiet", "pyroute2==0.9.4")
+    return [str(python), str(BENCH / "contenders" / "dump_pyroute2.py")]
 
 
 def _build(*command: str) -> None:

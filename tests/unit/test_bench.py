@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import micro, queue_drain, soak
+from bench import conntrack_dump, micro, queue_drain, soak
 from bench.contenders import BENCH, CONTENDERS, Contender, NotInstalledError
 from bench.referee import Turn
 from bench.tables import Spread, table
@@ -67,14 +67,28 @@ def test_command_lines() -> None:
     assert queue_drain.parse([]).sizes == [64, 1400]
     assert soak.parse([]).packets * soak.parse([]).rounds == 1_000_000
     assert micro.parse(["--rounds", "3"]).rounds == 3
+    assert conntrack_dump.parse([]).flows == 100_000
     with pytest.raises(SystemExit):
         queue_drain.parse(["--only", "nobody"])
 
 
-@pytest.mark.parametrize("program", [queue_drain, soak])
+def test_tables_are_compared_within_a_round() -> None:
+    lines = conntrack_dump.summary(
+        {"conntrack -L": [1.0, 2.0], "nfnl, list": [0.5, 3.0], "pyroute2, list": [20.0]}, 1_000_000
+    ).splitlines()
+    assert lines[1].split() == ["conntrack", "-L", "1.50", "(1.25-1.75)", "1.00", "(1.00-1.00)"]
+    assert lines[2].split() == ["nfnl,", "list", "1.75", "(1.12-2.38)", "1.00", "(0.75-1.25)"]
+    assert lines[3].split() == ["pyroute2,", "list", "20.00", "(20.00-20.00)", "20.00", "(20.00-20.00)"]
+
+
+@pytest.mark.parametrize("program", [queue_drain, soak, conntrack_dump])
 def test_without_root_it_says_so(program: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def unavailable() -> list[str]:
+        raise NotInstalledError("not here")
+
     monkeypatch.setattr("bench.world.os.geteuid", lambda: 1000)
     monkeypatch.setattr(queue_drain, "prepare", lambda names: ({"nfnl": ["nfnl"]}, {}))
+    monkeypatch.setattr(conntrack_dump, "pyroute2", unavailable)
     assert program.main([]) == 2  # type: ignore[attr-defined]
     assert "needs root" in capsys.readouterr().err
 
