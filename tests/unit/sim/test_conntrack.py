@@ -269,6 +269,13 @@ def test_a_flow_is_deleted_once_with_the_name_of_who_did_it() -> None:
     request(table, T)  # the tuple is free again
 
 
+def test_flows_that_are_gone_are_not_kept_until_their_time_would_have_come() -> None:
+    _, table, _ = new_table()
+    for port in range(1000):
+        table.delete(request(table, udp(port), 432000 + port))
+    assert len(table._expiry._due) < 200
+
+
 def test_a_flush_takes_those_concerned() -> None:
     _, table, told = new_table()
     flows = [request(table, udp(port)) for port in range(10)]

@@ -305,6 +305,30 @@ def test_sack_blocks_count_if_the_peer_permitted_them() -> None:
         assert (answer == INVALID) == permitted  # 900 was never sent
 
 
+def test_what_sack_blocks_reach_beyond_the_acknowledgement_widens_the_window() -> None:
+    dialogue = Dialogue()
+    dialogue.out(SYN, 100, sack_perm=True)
+    dialogue.back(SYN | ACK, 500, 101, sack_perm=True)
+    dialogue.out(ACK, 101, 501, 1000)
+    dialogue.back(ACK, 501, 101, sack_edges=(1101,))
+    assert dialogue.info.sides[1].maxwin == 8192 + 1000
+
+
+def test_a_closed_window_leaves_room_for_one_byte() -> None:
+    dialogue = Dialogue().open()
+    dialogue.out(ACK, 101, 501, 8192)
+    dialogue.back(ACK, 501, 101 + 8192, window=0)
+    assert dialogue.info.sides[0].maxend == 101 + 8192 + 1
+
+
+def test_a_rst_that_answers_a_challenge_has_its_number() -> None:
+    for seq, fine in ((7000, True), (7001, False)):
+        dialogue = Dialogue()
+        dialogue.out(SYN, 100)
+        assert dialogue.back(ACK, 9000, 7000) == PASS
+        assert (dialogue.out(RST, seq).verdict is Verdict.ACCEPT) == fine
+
+
 def test_numbers_shifted_by_a_helper_are_shifted_back() -> None:
     dialogue = Dialogue().open()
     dialogue.entry.seqadj = (SequenceAdjustment(50, 0, 10), SequenceAdjustment())
