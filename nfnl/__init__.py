@@ -13,7 +13,7 @@
 The asyncio door is `nfnl.aio`, the fake kernel `nfnl.sim`, help for your tests `nfnl.testing`.
 """
 
-from nfnl._door import QueueLosses, QueueOptions, QueueWarning
+from nfnl._door import QueueLosses, QueueOptions, QueueStatistics, QueueWarning
 from nfnl._handles import QueuedPacket
 from nfnl._table import ConntrackOptions, ConntrackWarning
 from nfnl.errors import (
@@ -128,6 +128,7 @@ __all__ = [
     "QueueLosses",
     "QueueOptions",
     "QueueSession",
+    "QueueStatistics",
     "QueueWarning",
     "QueuedPacket",
     "Refused",

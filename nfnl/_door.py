@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
 from nfnl._handles import QueuedPacket
 from nfnl._pump import Pump
@@ -41,6 +41,25 @@ class QueueLosses:
     queue_dropped: int | None
     #: dropped because the message did not fit the receive buffer
     user_dropped: int | None
+
+
+class QueueStatistics(NamedTuple):
+    """A line of /proc/net/netfilter/nfnetlink_queue (`seq_show` in net/netfilter/nfnetlink_queue.c)."""
+
+    number: int
+    #: of the listening socket
+    port_id: int
+    #: packets that wait for a verdict, handed over or not
+    waiting: int
+    #: see `CopyMode`
+    copy_mode: int
+    copy_range: int
+    #: packets dropped because the queue was full
+    queue_dropped: int
+    #: packets dropped because the listener did not take the message
+    user_dropped: int
+    #: of the last packet
+    last_id: int
 
 
 class QueueOptions(TypedDict, total=False):
@@ -168,23 +187,22 @@ class QueueDoor:
     def losses(self) -> QueueLosses:
         """What was lost, as far as it can be known; see `QueueLosses` for what is exact."""
         count = self._session.losses
-        queue_dropped, user_dropped = self._kernel_counters()
-        return QueueLosses(count.overruns, count.lost, count.uncertain, count.undecodable, queue_dropped, user_dropped)
+        line = self.statistics
+        kernel = (None, None) if line is None else (line.queue_dropped, line.user_dropped)
+        return QueueLosses(count.overruns, count.lost, count.uncertain, count.undecodable, *kernel)
+
+    @property
+    def statistics(self) -> QueueStatistics | None:
+        """What the kernel says of this queue; None where its /proc file cannot be read: root of the machine alone may."""
+        try:
+            lines = self._kernel.read_proc("netfilter/nfnetlink_queue").splitlines()
+        except OSError:
+            return None
+        return next((QueueStatistics(*map(int, f[:8])) for f in map(str.split, lines) if int(f[0]) == self.number), None)
 
     def interface_name(self, index: int) -> str | None:
         """What the network device with this number is called now, where this queue is; None if it is gone. See `Kernel`."""
         return self._kernel.interface_name(index)
-
-    def _kernel_counters(self) -> tuple[int | None, int | None]:
-        try:
-            lines = self._kernel.read_proc("netfilter/nfnetlink_queue").splitlines()
-        except OSError:  # not root of the initial user namespace, or no /proc
-            return None, None
-        for line in lines:
-            fields = line.split()
-            if int(fields[0]) == self.number:
-                return int(fields[5]), int(fields[6])
-        return None, None
 
     # -- for packets -----------------------------------------------------------------------------------------------------------
 

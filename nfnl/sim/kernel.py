@@ -38,6 +38,7 @@ from nfnl.sim.skb import IPV4, IPV6, Device, Link, Owner
 from nfnl.sim.socket import FakeSocket
 from nfnl.sim.stack import FIXED_SYSCTLS, SYSCTLS, Stack
 from nfnl.sim.stack import NOT_MODELLED as STACK_NOT_MODELLED
+from nfnl.sim.tracking import Tracking
 from nfnl.sim.transport import FakeTransport
 from nfnl.subsys.conntrack import Flow
 from nfnl.transport.base import SocketOptions
@@ -79,6 +80,9 @@ class _World:
         self.conntrack = ConntrackTable(self.clock)
         self.expectations = ExpectationTable(self.conntrack)
         self.nat = Nat(self.conntrack)
+        self.tracking = Tracking(self.hooks, self.conntrack, self.expectations, self.stack.defragment)
+        self.stack.responder.related = self.tracking.belong_together
+        self.stack.rejecter.closing = self.tracking.close
         ConntrackSubsystem(self.nfnetlink, self.sockets, self.conntrack, self.expectations, self.nat)
         ExpectSubsystem(self.nfnetlink, self.conntrack, self.expectations)
         self.sent: list[Journey] = []
@@ -166,14 +170,15 @@ class FakeKernel:
                 gso_size=gso_size,
             )
 
-    def sender(self, *, send_buffer: int = 106496, uid: int | None = None, gid: int | None = None) -> Sender:
+    def sender(self, *, send_buffer: int = 106496, uid: int | None = None, gid: int | None = None, classid: int = 0) -> Sender:
         """A local program with a socket of its own: what it sends and what then waits in queues fills its send buffer.
 
-        ``send_buffer`` is SO_SNDBUF in bytes, which the kernel doubles; ``uid`` and ``gid`` are as for `send`.
+        ``send_buffer`` is SO_SNDBUF in bytes, which the kernel doubles; ``uid`` and ``gid`` are as for `send`; ``classid`` is the
+        net_cls class of its control group.
         """
         with self._gate:
             process = self._world.sockets.current
-            owner = Owner(process.uid if uid is None else uid, process.gid if gid is None else gid)
+            owner = Owner(process.uid if uid is None else uid, process.gid if gid is None else gid, classid)
         return Sender(self._gate, lambda: (self._world.stack, self._world.queues), self.profile, owner, send_buffer)
 
     def send_raw(self, packet: bytes) -> None:

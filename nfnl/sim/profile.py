@@ -38,6 +38,8 @@ class Profile:
     entry_limit: int | None = 65536
     #: NFQA_PRIORITY is told and obeyed
     priority: bool = True
+    #: NFQA_CGROUP_CLASSID is told
+    cgroup_classid: bool = True
     #: answer to a queue command that does not exist
     unknown_command: Errno = Errno.EOPNOTSUPP
     #: bytes asked for a queue message without payload, timestamp and ids
@@ -104,6 +106,7 @@ PROFILES = {
             wmem_max=212992,
             entry_limit=None,
             priority=False,
+            cgroup_classid=False,
             unknown_command=Errno.ENOTSUPP,
             queue_message=104,
             subsystems=12,
@@ -115,6 +118,7 @@ PROFILES = {
             rmem_max=212992,
             wmem_max=212992,
             entry_limit=None,
+            cgroup_classid=False,
             queue_message=112,
         ),
         Profile(

@@ -28,7 +28,7 @@ NOT_MODELLED = {
     "NFQA_CT and NFQA_EXP in a verdict": "ignored, as by a kernel without the glue",
     "the bridge family": "bridges of two ports whose forward chain has one rule, for a queue: `FakeKernel.add_bridge`",
     "br_netfilter": "bridged packets do not pass the hooks of the IP families",
-    "NFQA_CGROUP_CLASSID": "never sent; there are no control groups",
+    "control groups": "a `FakeKernel.sender` can have a class id; there is nothing else of them",
     "a sender blocked by its own queued packets": "with `FakeKernel.sender`; what `FakeKernel.send` sends has no send buffer",
     "grace periods": "what a closed queue held is dropped at once, not a little later",
 }
@@ -85,6 +85,7 @@ _hwaddr = _writer("hwaddr")
 _timestamp = _writer("timestamp")
 _uid = _writer("uid")
 _gid = _writer("gid")
+_cgroup_classid = _writer("cgroup_classid")
 _cap_len = _writer("cap_len")
 _skb_info = _writer("skb_info")
 _PACKET = Packet.__type__
@@ -96,10 +97,10 @@ _pack_attribute = NATIVE.attr.pack
 # ---------------------------------------------------------------------------------------------------------------- the messages
 
 
-def packet_message(queue: Queue, entry: QueuedEntry, *, priority: bool = True) -> bytes:
+def packet_message(queue: Queue, entry: QueuedEntry, *, priority: bool = True, classid: bool = True) -> bytes:
     """NFQNL_MSG_PACKET for a packet that has its id, as `Packet` declares it; the payload is not padded.
 
-    ``priority``: the kernel knows NFQA_PRIORITY.
+    ``priority``, ``classid``: the kernel knows NFQA_PRIORITY, NFQA_CGROUP_CLASSID.
     """
     skb = entry.skb
     hook = entry.hook
@@ -127,6 +128,8 @@ def packet_message(queue: Queue, entry: QueuedEntry, *, priority: bool = True) -
         parts.append(_timestamp(*divmod(round(timestamp * 1_000_000), 1_000_000)))
     if queue.flags & UID_GID and entry.uid is not None:
         parts += _uid(entry.uid), _gid(entry.gid)
+    if classid and skb.sk is not None and skb.sk.classid:
+        parts.append(_cgroup_classid(skb.sk.classid))
     payload = b""
     if queue.copy_mode == COPY_PACKET:
         data = skb.data
@@ -314,7 +317,7 @@ class QueueSubsystem:
     def _deliver(self, queue: Queue, entry: QueuedEntry) -> bool:
         """Tell the owner of a packet; False: it could not be told."""
         profile = self._profile
-        message = packet_message(queue, entry, priority=profile.priority)
+        message = packet_message(queue, entry, priority=profile.priority, classid=profile.cgroup_classid)
         asked = profile.queue_message
         if entry.skb.tstamp is not None:
             asked += 20

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from nfnl.sim.journey import Fate, Journey
+
+if TYPE_CHECKING:
+    from nfnl.sim.ct_entry import Entry
+    from nfnl.sim.tracking import Template
 
 IPV4 = 2
 IPV6 = 10
@@ -88,11 +94,13 @@ class Route:
 class Owner:
     """The local socket a packet belongs to. ``uid`` and ``gid`` are None for a socket of the kernel's own."""
 
-    __slots__ = ("gid", "uid")
+    __slots__ = ("classid", "gid", "uid")
 
-    def __init__(self, uid: int | None, gid: int | None) -> None:
+    def __init__(self, uid: int | None, gid: int | None, classid: int = 0) -> None:
         self.uid = uid
         self.gid = gid
+        #: net_cls class of its control group; 0: none
+        self.classid = classid
 
 
 #: What the kernel itself sends (ICMP, RST) belongs to a socket without a file.
@@ -154,6 +162,9 @@ class Skb:
         "csum",
         "csum_offset",
         "csum_start",
+        "ct",
+        "ct_put",
+        "ctinfo",
         "data",
         "dst",
         "family",
@@ -172,6 +183,7 @@ class Skb:
         "ports",
         "priority",
         "sk",
+        "template",
         "transport",
         "tstamp",
     )
@@ -213,6 +225,13 @@ class Skb:
         self.gso_size = 0
         #: what transport protocol they are of
         self.gso_protocol = 0
+        #: the flow it belongs to, if it is tracked, and how it stands to it (`nfnl.sim.tracking.CtInfo`)
+        self.ct: Entry | None = None
+        self.ctinfo = 0
+        #: gives the reference to the flow back
+        self.ct_put: Callable[[Entry], None] | None = None
+        #: what a rule has said of a flow that is still to be made
+        self.template: Template | None = None
         #: what `parse` found, or None
         self.ip: Parsed | None = None
         #: what `parse_ports` found, or None
@@ -275,12 +294,36 @@ class Skb:
         """Nobody needs to look at the checksum (`skb_csum_unnecessary`)."""
         return self.csum is not Checksum.NONE
 
+    # ------------------------------------------------------------------ its flow
+
+    def attach(self, entry: Entry, ctinfo: int, put: Callable[[Entry], None]) -> None:
+        """It belongs to a flow, to which it holds a reference that the caller has taken; ``put`` will give it back."""
+        self.ct, self.ctinfo, self.ct_put = entry, ctinfo, put
+
+    def detach(self) -> None:
+        """It belongs to no flow any more (`nf_reset_ct`)."""
+        entry, put = self.ct, self.ct_put
+        self.ct, self.ctinfo = None, 0
+        if entry is not None and put is not None:
+            put(entry)
+
+    def share_flow(self, other: Skb) -> None:
+        """A copy, or a part, of this packet belongs to the same flow."""
+        if self.ct is not None and self.ct_put is not None:
+            self.ct.use += 1
+            other.attach(self.ct, self.ctinfo, self.ct_put)
+        else:
+            other.ctinfo = self.ctinfo
+        other.template = self.template
+
     # ------------------------------------------------------------------ the end
 
     def end(self, fate: Fate, reason: str = "") -> None:
         """The journey of this packet is over, or pauses."""
         journey = self.journey
         journey.fate, journey.reason, journey.data, journey.mark = fate, reason, self.data, self.mark
+        if self.ct is not None and fate is not Fate.QUEUED:
+            self.detach()
 
     def drop(self, reason: str) -> None:
         """Free the packet (`kfree_skb`)."""

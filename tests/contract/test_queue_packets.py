@@ -409,6 +409,45 @@ def test_nor_what_the_kernel_answers(kernel: KernelUnderTest) -> None:
     assert not {UID, GID} & attributes.keys()
 
 
+@rule("QP-14")
+def test_a_packet_without_a_security_mark_has_no_context(kernel: KernelUnderTest) -> None:
+    caught_at(kernel, OUTPUT)
+    listener = Listener(kernel, mask=QueueFlag.SECCTX, flags=QueueFlag.SECCTX)
+    kernel.send(udp4())
+    assert list(told(listener)) == [HDR, OUTDEV, PAYLOAD]
+
+
+#: all but CONNTRACK, which takes a kernel that knows of flows
+FLAGS = pytest.mark.parametrize("flag", [flag for flag in QueueFlag if flag is not QueueFlag.CONNTRACK], ids=lambda flag: flag.name)
+
+
+@rule("QC-16")
+@FLAGS
+def test_a_flag_can_be_set_and_cleared(kernel: KernelUnderTest, flag: QueueFlag) -> None:
+    """What each does has tests of its own; here it makes a difference while it is set, and none before and after."""
+    caught_at(kernel, OUTPUT)
+    with nfnl.open_queue(1, kernel=kernel.kernel, max_length=1) as queue, kernel.until_idle():
+        seen = []
+        for flags in (QueueFlag(0), flag, QueueFlag(0)):
+            queue.configure(flags=flags, mask=flag)
+            kernel.send_datagram(udp4())
+            second = kernel.send(udp4())
+            for packet in queue:
+                seen.append((packet.message.skb_info, packet.uid is not None, second.delivered))
+                packet.drop()
+        before, during, after = seen
+    assert before == after == (None, False, False)
+    assert (
+        during
+        == {
+            QueueFlag.FAIL_OPEN: (None, False, True),
+            QueueFlag.GSO: (NOT_READY, False, False),
+            QueueFlag.UID_GID: (None, True, False),
+            QueueFlag.SECCTX: before,
+        }[flag]
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------------------- names
 
 

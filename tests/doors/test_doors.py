@@ -536,6 +536,18 @@ def test_wrong_options_are_named(fake: FakeKernel, door: Driver, options: dict[s
     assert fake.read_proc("netfilter/nfnetlink_queue") == ""
 
 
+def test_what_the_kernel_says_of_a_queue(kernel: Any) -> None:
+    if isinstance(kernel, LinuxLab):
+        probes.require("initial-user-namespace")
+    with nfnl.open_queue(0, kernel=kernel, copy_range=100, max_length=1) as queue:
+        kernel.receive(datagram())
+        kernel.receive(datagram())
+        line = queue.statistics
+        assert line is not None
+        assert (line.number, line.waiting, line.copy_mode, line.copy_range, line.last_id) == (0, 1, 2, 100, 1)
+        assert (line.queue_dropped, line.user_dropped) == (1, 0)
+
+
 def test_what_a_queue_says_of_itself(fake: FakeKernel) -> None:
     with nfnl.open_queue(0, kernel=fake) as queue:
         assert repr(queue) == "<nfnl.sync.Queue 0, bound>"

@@ -9,7 +9,7 @@ from threading import Event, Thread
 import pytest
 
 from nfnl.errors import OverrunError, TransportClosed
-from nfnl.sim import NOT_MODELLED, Capability, FakeKernel, FakeSocket, FakeTransport, Fate, Idle, NotModelled
+from nfnl.sim import NOT_MODELLED, PROFILES, Capability, FakeKernel, FakeSocket, FakeTransport, Fate, Idle, NotModelled
 from nfnl.sim.af_netlink import SO_RCVBUF, SOL_SOCKET
 from nfnl.sim.queueing import COPY_PACKET
 from nfnl.sim.skb import checksum
@@ -110,6 +110,18 @@ def test_the_send_buffer_of_a_program(kernel: FakeKernel, transport: FakeTranspo
     assert sender.charged == 5 * 832
     snapshot.restore()
     assert sender.charged == 6 * 832
+
+
+@pytest.mark.parametrize(("version", "told"), [("6.18.44", 0x10001), ("6.1.192", None)])
+def test_the_class_of_a_program(version: str, told: int | None) -> None:
+    with FakeKernel(profile=PROFILES[version]) as kernel:
+        kernel.iptables("-A OUTPUT -j NFQUEUE --queue-num 0")
+        transport = kernel.open()
+        bind(transport)
+        kernel.sender(classid=0x10001).send(ping())
+        [[message]] = [decode(datagram) for datagram in transport.receive()]
+        assert isinstance(message, Packet)
+        assert message.cgroup_classid == told
 
 
 @pytest.mark.parametrize("name", lab.SYSCTLS | lab.NEWER_SYSCTLS)
