@@ -31,9 +31,12 @@ from typing import Any, Self, SupportsBytes, TypeVar
 from nfnl.errors import LocalProtocolError, TransportClosed, error_name
 from nfnl.sim.iptables import IptablesError
 from nfnl.sim.journey import Journey
+from nfnl.subsys.conntrack import Flow, GetFlow
 from nfnl.testing._watch import HOOKS, OUTPUT, PREROUTING, PROBES, TABLE, TRACES, Counter, QueueState, Rules, Watch
 from nfnl.transport.base import SocketOptions, Wait
 from nfnl.transport.linux import LinuxKernel, LinuxTransport, in_thread
+from nfnl.wire.codec import decode
+from nfnl.wire.constants import NlmsgFlag
 
 __all__ = ["LabSocket", "LabTransport", "LinuxLab", "enter_user_namespace"]
 
@@ -333,6 +336,19 @@ class LinuxLab:
             self._device(out_dev)
             self._ip(f"route replace {to} dev {out_dev}")
         return self.receive(data, in_dev)
+
+    def flows(self) -> list[Flow]:
+        """The flows that are tracked in the namespace, each as a dump over netlink shows it."""
+        transport = self.open()
+        try:
+            transport.send(bytes(GetFlow(nlmsg_flags=NlmsgFlag.REQUEST | NlmsgFlag.DUMP)))
+            found: list[Flow] = []
+            while datagrams := transport.receive():  # a dump goes on as it is read: there is nothing to wait for
+                for datagram in datagrams:
+                    found += (message for message in decode(datagram) if isinstance(message, Flow))
+            return found
+        finally:
+            transport.close()
 
     def advance(self, seconds: float) -> None:
         """Refused: LocalProtocolError."""

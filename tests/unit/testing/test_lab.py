@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,15 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoReq
 from scapy.packet import Packet
 
 from nfnl.errors import LocalProtocolError, OverrunError, TransportClosed
+from nfnl.sim import FakeKernel
 from nfnl.sim.iptables import IptablesError
 from nfnl.sim.journey import Fate, Journey, Step
+from nfnl.subsys.conntrack import NewFlow, Tuple, TupleIp, TupleProto
 from nfnl.testing import lab as lab_module
 from nfnl.testing.lab import LabTransport, LinuxLab
 from nfnl.transport.base import Kernel, Transport, Wait
 from nfnl.transport.linux import LinuxTransport
+from nfnl.wire.constants import NlmsgFlag
 from nfnl.wire.datagram import SetReceiveBuffer
 from tests import probes
 
@@ -867,3 +871,34 @@ def test_in_a_user_namespace() -> None:
     done = subprocess.run(["unshare", "-m", "sh", "-ec", view, *shared, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+# -- conntrack
+
+
+def test_flows_are_those_of_the_namespace(lab: LinuxLab) -> None:
+    assert lab.flows() == []
+    transport = lab.open()
+    ports = range(1, 201)  # more than one datagram takes
+    for port in ports:
+        there, back = (udp_tuple(PEER, HERE, port, 53), udp_tuple(HERE, PEER, 53, port))
+        flags = NlmsgFlag.REQUEST | NlmsgFlag.CREATE
+        transport.send(bytes(NewFlow(nlmsg_flags=flags, nfgen_family=2, original=there, reply=back, timeout=600)))
+    assert transport.receive() == [], "nothing was refused"
+    assert sorted(flow.original.src_port or 0 for flow in lab.flows()) == list(ports)
+    with FakeKernel() as fake:
+        sender = fake.open()
+        there, back = (udp_tuple(PEER, HERE, 1, 53), udp_tuple(HERE, PEER, 53, 1))
+        flags = NlmsgFlag.REQUEST | NlmsgFlag.CREATE
+        sender.send(bytes(NewFlow(nlmsg_flags=flags, nfgen_family=2, original=there, reply=back, timeout=600)))
+        [like] = [flow for flow in lab.flows() if flow.original == there]
+        [flow] = fake.flows()
+        assert flow.present() == like.present()
+        assert (flow.original, flow.reply, flow.status) == (like.original, like.reply, like.status)
+
+
+def udp_tuple(source: str, destination: str, sport: int, dport: int) -> Tuple:
+    return Tuple(
+        ip=TupleIp(v4_src=IPv4Address(source), v4_dst=IPv4Address(destination)),
+        proto=TupleProto(num=17, src_port=sport, dst_port=dport),
+    )
