@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import inspect
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import nfnl.subsys.expect
 import nfnl.subsys.queue  # noqa: F401 -- declares the messages to be written about
@@ -14,6 +16,7 @@ from nfnl.sim import NOT_MODELLED
 from nfnl.wire.declare import Message, View, registry
 from nfnl.wire.describe import rows
 
+ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"
 
 
@@ -147,8 +150,62 @@ def _tests(words: str) -> str:
     return ", ".join(f"[{name}](../../{file})" for file, name in tests)
 
 
+def kernels() -> Iterator[str]:
+    """How Linux kernels differ, as `tests/matrix.py` found out."""
+    found = json.loads((REFERENCE / "kernels.json").read_text(encoding="utf-8"))["kernels"]
+    yield "# Linux, kernel by kernel"
+    yield ""
+    yield "The contract (`tests/contract`) was run on these kernels, in guests, by `tox -e kernels`; `kernels.json` beside this"
+    yield "page has everything that was told. *quick*: a test about every rule and what it needs; *all*: every test."
+    yield ""
+    head = ("Linux", "version", "from", "tests", "passed", "failed", "skipped")
+    counts = ("linux", "from", "tests", "passed")
+    yield from table(head, [(name, *(k[c] for c in counts), len(k["failed"]), k["skipped"]) for name, k in found.items()])
+    for name, kernel in found.items():
+        if kernel["failed"]:
+            yield ""
+            yield f"What failed on {name}{'' if kernel['decides'] else ', which decides nothing'}:"
+            yield ""
+            yield from (f"* `{test}`" for test in kernel["failed"])
+    yield ""
+    yield "## What they do differently"
+    yield ""
+    yield "Found out by trying, with the probes of `tests/behaviour.py` and `tests/probes.py`; what explains it was read in the"
+    yield "kernel's source. Distributions take fixes from newer kernels: the number is no proof."
+    yield ""
+    with (ROOT / "tests" / "behaviour.tsv").open(encoding="utf-8", newline="") as file:
+        probes = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    answers = [["yes" if k["probes"].get(p["probe"]) == "" else "no" for k in found.values()] for p in probes]
+    explained = [f"{p['explained']} (`{p['source']}`)" for p in probes]
+    yield from table(
+        ("probe", *found, "it means", "since", "explained"),
+        [(p["probe"], *a, p["meaning"], p["since"], e) for p, a, e in zip(probes, answers, explained, strict=True)],
+    )
+    yield ""
+    yield "## Rules that not all of them keep"
+    yield ""
+    yield "A rule of `tests/contract/rules.tsv` is listed when different tests about it passed. *yes* is a test that needs nothing"
+    yield "of the kernel; else the probes are named that the tests need; empty: no test about it could be run there."
+    yield ""
+    with (ROOT / "tests" / "contract" / "rules.tsv").open(encoding="utf-8", newline="") as file:
+        rules = [row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if _differs(row["id"], found)]
+    yield from table(
+        ("rule", "", *found, "source"),
+        [(r["id"], r["rule"], *(_kept(r["id"], k) for k in found.values()), f"`{r['source']}`") for r in rules],
+    )
+
+
+def _kept(rule: str, kernel: dict[str, Any]) -> str:
+    return "; ".join(ended or "yes" for ended in kernel["rules"].get(rule, ()))
+
+
+def _differs(rule: str, found: dict[str, Any]) -> bool:
+    return len({_kept(rule, kernel) for kernel in found.values()}) > 1
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "capabilities.md": capabilities,
+    "kernels.md": kernels,
     "messages.md": messages,
     "not-modelled.md": not_modelled,
 }

@@ -197,15 +197,20 @@ def summary(outcome: Outcome, seconds: float) -> Iterator[str]:
         yield f"  failed: {test}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked for."""
     parser = argparse.ArgumentParser(prog="tests.matrix", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=f"one of {', '.join(k.name for k in KERNELS)}, or any other")
     parser.add_argument("--all", action="store_true", help="the whole contract: minutes instead of one")
     parser.add_argument("--write", action="store_true", help="write docs/reference/kernels.json and kernels.md")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for each guest (default: 600)")
     parser.add_argument("--reports", type=Path, help="keep what guests report below this directory")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command."""
+    options = arguments(words)
     if why_not := guest.available():
         say(f"no guests here: {why_not}")
         return 1

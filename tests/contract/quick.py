@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,8 @@ class Candidate:
     """A test that may be chosen, and what it covers."""
 
     item: pytest.Item
-    covers: frozenset[Hashable]
+    #: kernel, rule, and the probes that this test needs beside
+    covers: frozenset[tuple[str, str, frozenset[str]]]
 
     @classmethod
     def of(cls, item: pytest.Item) -> Candidate | None:
@@ -50,8 +51,8 @@ def chosen(items: Iterable[pytest.Item]) -> list[pytest.Item]:
 
 def cover(candidates: list[Candidate], already: Iterable[Candidate] = ()) -> list[Candidate]:
     """Few that cover all: time and again the first of those that cover the most of what is left."""
-    left = frozenset().union(*(candidate.covers for candidate in candidates))
-    left -= frozenset().union(*(candidate.covers for candidate in already))
+    left = {covered for candidate in candidates for covered in candidate.covers}
+    left -= {covered for candidate in already for covered in candidate.covers}
     found = []
     while left:
         best = max(candidates, key=lambda candidate: len(candidate.covers & left))
