@@ -21,7 +21,9 @@ DATA_PLANE = [
     "skb",
     "answers",
     "exthdrs",
+    "checksums",
     "defrag",
+    "ct_defrag",
     "hooks",
     "jhash",
     "balance",
@@ -53,6 +55,8 @@ DATA_PLANE = [
     "tracker_tcp",
     "tracker_simple",
     "tracker_sctp",
+    "ct_packet",
+    "tracking",
 ]
 CONTROL_PLANE = [
     "errnos",

@@ -158,6 +158,11 @@ class ConntrackTable:
         else:
             entry.expires = timeout
 
+    def shorten(self, entry: Entry, timeout: int) -> None:
+        """Let it last ``timeout`` ticks from now on, if it would last longer."""
+        if entry.expires - self.now > timeout:
+            self.refresh(entry, timeout)
+
     def _schedule(self, entry: Entry) -> None:
         if entry.slot >= 0:
             self._expiry.schedule(entry)

@@ -98,4 +98,5 @@ def _segment(skb: Skb, data: bytes) -> Skb:
     segment = Skb(data, skb.family, journey, skb.mark, skb.priority, skb.sk)
     for name in ("hook", "indev", "outdev", "hwaddr", "tstamp", "ignore_df", "looped", "dst", "transport"):
         setattr(segment, name, getattr(skb, name))
+    skb.share_flow(segment)
     return segment

@@ -124,6 +124,8 @@ class HookTable:
                 if kind == DROP:
                     skb.drop(skb.journey.steps[-1].what)
                     return verdict >> 16 or EPERM
+                if kind == STOLEN:
+                    return 0  # whoever took it sees to it
                 if not self.enqueue(skb, hook, index, verdict):
                     return 0
             index += 1

@@ -38,6 +38,7 @@ from nfnl.sim.skb import IPV4, IPV6, Device, Link, Owner
 from nfnl.sim.socket import FakeSocket
 from nfnl.sim.stack import FIXED_SYSCTLS, SYSCTLS, Stack
 from nfnl.sim.stack import NOT_MODELLED as STACK_NOT_MODELLED
+from nfnl.sim.tracking import Tracking
 from nfnl.sim.transport import FakeTransport
 from nfnl.subsys.conntrack import Flow
 from nfnl.transport.base import SocketOptions
@@ -79,6 +80,9 @@ class _World:
         self.conntrack = ConntrackTable(self.clock)
         self.expectations = ExpectationTable(self.conntrack)
         self.nat = Nat(self.conntrack)
+        self.tracking = Tracking(self.hooks, self.conntrack, self.expectations, self.stack.defragment)
+        self.stack.responder.related = self.tracking.belong_together
+        self.stack.rejecter.closing = self.tracking.close
         ConntrackSubsystem(self.nfnetlink, self.sockets, self.conntrack, self.expectations, self.nat)
         ExpectSubsystem(self.nfnetlink, self.conntrack, self.expectations)
         self.sent: list[Journey] = []

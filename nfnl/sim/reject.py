@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nfnl.sim import answers
+from nfnl.sim.checksums import is_right
 from nfnl.sim.responder import Responder
 from nfnl.sim.routing import Routing, leaks
-from nfnl.sim.skb import IPV4, TCP, UDP, Device, Route, RouteType, Skb, checksum
+from nfnl.sim.skb import IPV4, TCP, UDP, Device, Route, RouteType, Skb
 
 #: GRE, ESP, AH, SCTP, UDP-Lite: their checksum, if any, is not the Internet checksum of everything (`nf_reject_verify_csum`).
 _NOT_VERIFIED = frozenset((47, 50, 51, 132, 136))
@@ -15,11 +18,13 @@ _RST = 0x04
 class Rejecter:
     """Answers for the rules of one network namespace."""
 
-    __slots__ = ("_responder", "_routing")
+    __slots__ = ("_responder", "_routing", "closing")
 
     def __init__(self, responder: Responder, routing: Routing) -> None:
         self._responder = responder
         self._routing = routing
+        #: told of the packet whose connection is reset
+        self.closing: Callable[[Skb], object] = _nobody_cares
 
     def __call__(self, skb: Skb, code: int | None) -> None:
         """Tell the sender of a packet that it is not wanted: "destination unreachable" with a code, or None for a TCP reset."""
@@ -30,7 +35,7 @@ class Rejecter:
         if code is None:
             if protocol == TCP:
                 self._reset(skb, at)
-        elif skb.csum_unnecessary or not _is_verified(skb, protocol, at) or _is_right(skb, protocol, at):
+        elif skb.csum_unnecessary or not _is_verified(skb, protocol, at) or is_right(skb, protocol, at):
             kind = answers.DEST_UNREACH if v4 else answers.V6_DEST_UNREACH
             self._responder.icmp_error(skb, kind, code, dev=self._near(skb))
 
@@ -50,7 +55,7 @@ class Rejecter:
     def _reset(self, skb: Skb, at: int) -> None:
         """`nf_send_reset`, `nf_send_reset6`."""
         data, family = skb.data, skb.family
-        if len(data) < at + 20 or data[at + 13] & _RST or not (skb.csum_unnecessary or _is_right(skb, TCP, at)):
+        if len(data) < at + 20 or data[at + 13] & _RST or not (skb.csum_unnecessary or is_right(skb, TCP, at)):
             return
         src, dst, *_ = skb.parse()
         answer = answers.reset(family, data, at, ttl=self._responder.ttl(family), tos=0)
@@ -58,7 +63,8 @@ class Rejecter:
         if answer is None or route is None:
             return
         pseudo = answers.pseudo(dst, src, TCP, 20) if family == IPV4 else None
-        self._responder.answer(skb, route, answer, pseudo=pseudo, sk=None)
+        self.closing(skb)
+        self._responder.answer(skb, route, answer, pseudo=pseudo, sk=None, related=True)
 
     def _way_back(self, skb: Skb, src: bytes, dst: bytes) -> Route | None:
         if skb.family == IPV4:
@@ -80,11 +86,5 @@ def _is_verified(skb: Skb, protocol: int, at: int) -> bool:
     return protocol not in _NOT_VERIFIED and not (protocol == UDP and skb.data[at + 6 : at + 8] == b"\0\0")
 
 
-def _is_right(skb: Skb, protocol: int, at: int) -> bool:
-    """`nf_ip_checksum`, `nf_ip6_checksum`."""
-    data = skb.data
-    src, dst, *_ = skb.parse()
-    if skb.family == IPV4:  # the sum goes over the IP header as well, which adds up to nothing
-        initial = answers.pseudo(src, dst, protocol, len(data) - at) if protocol in (TCP, UDP) else 0
-        return not checksum(data, initial)
-    return not checksum(data[at:], answers.pseudo(src, dst, protocol, len(data) - at))
+def _nobody_cares(skb: Skb) -> None:
+    pass

@@ -58,7 +58,7 @@ class Peer:
 class Responder:
     """Sends the kernel's own packets of one network namespace through ``send``, which takes them from OUTPUT on."""
 
-    __slots__ = ("_clock", "_ip_id", "_peers", "_routing", "_send", "_speaking", "_sysctls")
+    __slots__ = ("_clock", "_ip_id", "_peers", "_routing", "_send", "_speaking", "_sysctls", "related")
 
     def __init__(self, clock: Clock, routing: Routing, sysctls: dict[str, int], send: Callable[[Skb], int]) -> None:
         self._clock = clock
@@ -69,6 +69,8 @@ class Responder:
         self._peers: dict[bytes, Peer] = {}
         #: the ICMP socket is sending, and can send nothing else meanwhile (`icmp_xmit_lock`)
         self._speaking = False
+        #: told of an ICMP error or a rule's RST and the packet it is about, before it is sent: it belongs to the same flow
+        self.related: Callable[[Skb, Skb], object] = _nobody_cares
 
     def way_back(
         self, cause: Skb, src: bytes | None, dev: Device | None = None, source_of: Device | None = None
@@ -96,11 +98,20 @@ class Responder:
         """The input device; for what came over the loopback, the one that owns the destination (`icmp6_dev`, `tcp_v6_iif`)."""
         return self._routing.owner(skb.parse()[1]) if skb.indev is self._routing.lo else skb.indev
 
-    def answer(self, cause: Skb, route: Route, data: bytes, *, pseudo: int | None = None, sk: Owner | None = KERNEL) -> None:
+    def answer(
+        self,
+        cause: Skb,
+        route: Route,
+        data: bytes,
+        *,
+        pseudo: int | None = None,
+        sk: Owner | None = KERNEL,
+        related: bool = False,
+    ) -> None:
         """Send a packet of the kernel's own because of ``cause``.
 
         ``pseudo``: the device is to complete its TCP checksum, from this sum of the pseudo header on. ``sk`` is None where no
-        socket sends it.
+        socket sends it. ``related``: it belongs to the flow of ``cause``.
         """
         skb = Skb(data, family_of(data), Journey(data, data), sk=sk)
         by_icmp = data[9] == ICMP if skb.family == IPV4 else data[6] == ICMPV6
@@ -110,6 +121,8 @@ class Responder:
         skb.transport = 20 if skb.family == IPV4 else 40
         if pseudo is not None:
             skb.set_partial(skb.transport, 16, pseudo)
+        if related:
+            self.related(skb, cause)
         before, self._speaking = self._speaking, self._speaking or by_icmp
         try:
             self._send(skb)
@@ -153,7 +166,8 @@ class Responder:
             return
         route, source = back
         ttl, ip_id = self.ttl(cause.family), self.next_id()
-        self.answer(cause, route, answers.icmp_error(cause.family, cause.data, kind, code, info, source, ttl=ttl, id=ip_id))
+        data = answers.icmp_error(cause.family, cause.data, kind, code, info, source, ttl=ttl, id=ip_id)
+        self.answer(cause, route, data, related=True)
 
     def _rate_allows(self, family: int, back: Route, to: bytes, kind: int, code: int) -> bool:
         """`icmpv4_xrlim_allow`, `icmpv6_xrlim_allow`. The limit on all addresses together, which draws lots, is left out."""
@@ -200,3 +214,7 @@ class Responder:
         if self._peer(skb.parse()[0]).error_allowed(now, 1000, burst=5):
             code = answers.NET_UNREACH if error == ENETUNREACH else answers.HOST_UNREACH
             self.icmp_error(skb, answers.DEST_UNREACH, code)
+
+
+def _nobody_cares(answer: Skb, cause: Skb) -> None:
+    pass

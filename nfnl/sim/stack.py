@@ -14,6 +14,7 @@ from typing import SupportsBytes
 from nfnl.errors import NotModelled
 from nfnl.sim import answers, exthdrs, gso
 from nfnl.sim.clock import Clock
+from nfnl.sim.ct_defrag import HookDefragmenter
 from nfnl.sim.defrag import Defragmenter
 from nfnl.sim.hooks import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING
 from nfnl.sim.journey import Fate, Journey
@@ -137,7 +138,10 @@ class Stack:
         self.protocols = Protocols(clock, self.responder, self._defrag, self.sysctls)
         self.hooks.okfn = [self._routed_in, self.protocols.deliver, self._output, self._output, self._transmit]
         self.hooks.reroute = self._reroute
-        self.hooks.reject = Rejecter(self.responder, self.routing)
+        self.rejecter = Rejecter(self.responder, self.routing)
+        self.hooks.reject = self.rejecter
+        #: puts fragments together for connection tracking
+        self.defragment = HookDefragmenter(clock, self._tracked_fragments_missing)
         queues.run_to_rest = self.run
 
     # ------------------------------------------------------------------ the machine's configuration
@@ -352,6 +356,7 @@ class Stack:
         copy.gso_size, copy.gso_protocol = skb.gso_size, skb.gso_protocol
         copy.csum, copy.csum_start, copy.csum_offset = skb.csum, skb.csum_start, skb.csum_offset
         copy.looped = True
+        skb.share_flow(copy)
         self.hooks.run(copy, POSTROUTING)
 
     def _transmit(self, skb: Skb) -> int:
@@ -492,6 +497,11 @@ class Stack:
         kind = answers.TIME_EXCEEDED if first.family == IPV4 else answers.V6_TIME_EXCEEDED
         self.responder.icmp_error(first, kind, answers.REASSEMBLY)
         self.run()
+
+    def _tracked_fragments_missing(self, first: Skb) -> None:
+        """Of IPv4, only who is to receive the packet complains."""
+        if first.family != IPV4 or self.routing.is_local(first.parse()[1]):
+            self._fragments_missing(first)
 
     # ------------------------------------------------------------------ through
 
