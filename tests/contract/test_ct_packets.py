@@ -145,7 +145,7 @@ def passed(packet: bytes | None) -> tuple[str, str, int, int]:
 # --------------------------------------------------------------------------------------------------------------- when at all
 
 
-@rule("CTPKT-1", "C7-43")
+@rule("C7-43")
 def test_without_a_rule_that_needs_it_nothing_is_tracked(kernel: KernelUnderTest) -> None:
     kernel.add_device("eth1")
     watcher, asker = watch(kernel), Asker(kernel)

@@ -135,7 +135,7 @@ def test_a_flow_of_ipv6(asker: Asker) -> None:
 
 
 @rule("CTTUPLE-5")
-@pytest.mark.parametrize("number", [TCP, UDP, SCTP, UDPLITE, GRE])
+@pytest.mark.parametrize("number", [TCP, UDP, SCTP, GRE])
 def test_protocols_with_ports(asker: Asker, number: int) -> None:
     flow = asker.made(both(number=number))
     assert flow.ends == (A, B, number, (5000, 53), None)
@@ -143,7 +143,7 @@ def test_protocols_with_ports(asker: Asker, number: int) -> None:
 
 
 @rule("CTTUPLE-5")
-@pytest.mark.parametrize("number", [TCP, UDP, SCTP, UDPLITE, GRE])
+@pytest.mark.parametrize("number", [TCP, UDP, SCTP, GRE])
 @pytest.mark.parametrize(
     ("ports", "answer"),
     [
@@ -301,11 +301,12 @@ def test_a_zone_of_one_direction_leaves_the_other_in_zone_0(asker: Asker) -> Non
 
 
 @rule("C7-45", "CTTUPLE-8")
-def test_dccp_has_ports_where_the_kernel_tracks_it(asker: Asker) -> None:
-    flow = asker.made(both(number=DCCP))
-    assert flow.ends[:3] == (A, B, DCCP)
+@pytest.mark.parametrize("number", [DCCP, UDPLITE])
+def test_dccp_and_udplite_have_ports_where_the_kernel_tracks_them(asker: Asker, number: int) -> None:
+    flow = asker.made(both(number=number))
+    assert flow.ends[:3] == (A, B, number)
     assert flow.ends.numbers in ((), (5000, 53))
     # with a tracker both ports are needed, without one they are not even looked at
-    bare = tuple_(Cta.TUPLE_ORIG, A, B, DCCP) + tuple_(Cta.TUPLE_REPLY, B, A, DCCP)
+    bare = tuple_(Cta.TUPLE_ORIG, A, B, number) + tuple_(Cta.TUPLE_REPLY, B, A, number)
     assert asker.make(bare, LIFE, flags=CREATE) == ("EINVAL" if flow.ends.numbers else "ACK")
     assert len(asker.dump()) == 1
