@@ -6,6 +6,7 @@ from nfnl.sim.af_netlink import SocketTable
 from nfnl.sim.conntrack import ConntrackTable
 from nfnl.sim.ct_entry import Entry, Event
 from nfnl.sim.ct_messages import CREATED, EXP_DELETE, EXP_NEW, event_message, expectation_message
+from nfnl.sim.dump import GOODSIZE
 from nfnl.sim.expectations import Expectation, ExpectationTable, ExpectEvent
 from nfnl.wire.constants import Group
 
@@ -13,8 +14,6 @@ from nfnl.wire.constants import Group
 _OURS = 0x3F
 #: bytes asked for an event of a flow: it depends on what that carries, but 257 and 704 are the same to the allocator
 _FLOW_EVENT = 704
-#: bytes asked for any other message (NLMSG_GOODSIZE)
-GOODSIZE = 3776
 
 
 class Notifier:

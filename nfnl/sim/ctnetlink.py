@@ -9,10 +9,10 @@ from nfnl.sim.ct_dumps import DyingDump, FlowDump, Listed
 from nfnl.sim.ct_entry import Entry, Event, Status
 from nfnl.sim.ct_filter import wanted_flows
 from nfnl.sim.ct_messages import flow_message, statistics_message
-from nfnl.sim.ct_notify import GOODSIZE, Notifier
+from nfnl.sim.ct_notify import Notifier
 from nfnl.sim.ct_proc import ConntrackFiles
 from nfnl.sim.ct_requests import N, ZoneGiven, read_tuple, u32
-from nfnl.sim.dump import start_dump
+from nfnl.sim.dump import GOODSIZE, start_dump
 from nfnl.sim.errnos import Errno
 from nfnl.sim.expectations import ExpectationTable
 from nfnl.sim.nat import Nat
@@ -56,9 +56,10 @@ _TOLD = (
 
 
 def answer(request: Request, data: bytes) -> None:
-    """Send the one message that answers a request (`nfnetlink_unicast`)."""
+    """Send the one message that answers a request (`nfnetlink_unicast`). Raises `Refusal` (ENOBUFS) where the asker has no room."""
     sockets = request.sock.table
-    sockets.unicast(request.sock.port, data, sockets.profile.truesize(GOODSIZE, len(data)))
+    if not sockets.unicast(request.sock.port, data, sockets.profile.truesize(GOODSIZE, len(data))):
+        raise Refusal(Errno.ENOBUFS)
 
 
 class ConntrackSubsystem:

@@ -10,8 +10,8 @@ from nfnl.sim.netlink import Refusal, Request
 from nfnl.wire.constants import NLMSG_HDRLEN, NlmsgFlag, NlmsgType
 from nfnl.wire.header import NATIVE
 
-#: the least room of a part (NLMSG_GOODSIZE)
-_GOODSIZE = 3776
+#: what is asked for a message of unknown size, and the least room of a part (NLMSG_GOODSIZE)
+GOODSIZE = 3776
 _MULTI = int(NlmsgFlag.MULTI)
 
 #: Gives as many of the messages that are left as fit into this many bytes; b"" when nothing is left. It lives as long as the
@@ -38,7 +38,7 @@ class Dump:
         """Make the next part; the last is NLMSG_DONE. ENOBUFS where there is no room for it: somebody has to try again."""
         sock = self._sock
         profile = sock.table.profile
-        room = max(_GOODSIZE, sock.largest_read)
+        room = max(GOODSIZE, sock.largest_read)
         truesize = profile.buffer_truesize(room)
         if not sock.has_room(truesize):
             return Errno.ENOBUFS

@@ -454,6 +454,24 @@ def test_of_two_flows_with_one_tuple_the_later_is_found(world: World) -> None:
     assert found.mark == 2
 
 
+def test_an_answer_without_room_is_an_error(world: World) -> None:
+    """Which is smaller, and may find room where the answer did not; as seen on Linux 6.18.44 with these sizes."""
+    world.kernel.sysctl(f"{PREFIX}acct", 1)
+    world.connection(1000, 53)
+    asker = Client(world.kernel)
+    asker.socket.setsockopt(SOL_SOCKET, SO_RCVBUF, 4400)
+    asker.socket.setsockopt(SOL_NETLINK, SocketOption.NO_ENOBUFS, 1)
+    question = GetFlow(nlmsg_flags=NlmsgFlag.REQUEST, nfgen_family=2, original=tcp_tuple("10.0.1.2", 1000, "10.0.2.2", 53))
+    for _ in range(12):
+        asker.socket.send(bytes(question))
+    assert asker.socket.sock.charged == 8512
+    *answers, error = asker.hear()
+    assert [len(answer) for answer in answers] == [296] * 6
+    [refusal] = decode(error)
+    assert isinstance(refusal, Ack)
+    assert refusal.error == ENOBUFS
+
+
 # ----------------------------------------------------------------------------------------------------------------- robustness
 
 
