@@ -26,7 +26,7 @@ from nfnl.errors import error_name
 from nfnl.sim.iptables import IptablesError
 from nfnl.subsys.queue import Command, Config, ConfigCommand, QueueFlag
 from nfnl.transport.base import Kernel, SocketOptions
-from nfnl.transport.linux import LinuxKernel, _many_at_once
+from nfnl.transport.linux import LinuxKernel, many_at_once
 from nfnl.wire.constants import NETLINK_NETFILTER, SOL_NETLINK, NlmsgFlag, SocketOption
 from nfnl.wire.control import Ack
 
@@ -231,13 +231,13 @@ def queues(kernel: Kernel) -> Iterator[Finding]:
 
 def _throw_away_namespace() -> int:
     """A descriptor of a new network namespace. Moves the process to a user namespace where that is needed. Raises OSError."""
-    from nfnl.testing.lab import _new_namespace, enter_user_namespace
+    from nfnl.testing.lab import enter_user_namespace, new_namespace
 
     try:
-        return _new_namespace()
+        return new_namespace()
     except PermissionError:
         enter_user_namespace()
-        return _new_namespace()
+        return new_namespace()
 
 
 def features(kernel: LinuxKernel) -> Iterator[Finding]:
@@ -261,8 +261,8 @@ def features(kernel: LinuxKernel) -> Iterator[Finding]:
         yield Finding("kernel", "extended ack", State.NOTE, f"refused: {error_name(error.errno or 0)}", "it takes Linux 4.12")
     else:
         yield Finding("kernel", "extended ack", State.OK, "refusals come with a reason")
-    many = "many datagrams per system call" if _many_at_once() else "not to be had: one datagram per system call"
-    yield Finding("kernel", "recvmmsg", State.OK if _many_at_once() else State.NOTE, many)
+    many = "many datagrams per system call" if many_at_once() else "not to be had: one datagram per system call"
+    yield Finding("kernel", "recvmmsg", State.OK if many_at_once() else State.NOTE, many)
 
 
 def rules(kernel: LinuxKernel) -> Iterator[Finding]:

@@ -387,16 +387,17 @@ class Watch:
                 self._end(journey, Fate.DROPPED, f"lost behind INPUT: {counter}")
             else:
                 self._end(journey, Fate.DELIVERED)
+        vanished = sum(journey.place is not Place.LOST and not journey.reason for journey in self._moving)
         for journey in self._moving[:]:
             if journey.place is Place.LOST:
                 self._end(journey, Fate.DROPPED, journey.reason)
             elif moved("IpReasmReqds") + moved("Ip6ReasmReqds") and _is_fragment(journey.data):
                 self._end(journey, Fate.MOVING, "waits for its other fragments")
             else:
-                self._end(journey, Fate.DROPPED, journey.reason or self._guess(journey, moved))
+                self._end(journey, Fate.DROPPED, journey.reason or self._guess(journey, moved, vanished))
 
-    def _guess(self, journey: LabJourney, moved: Counter) -> str:
-        """Why a packet vanished that no rule and no verdict dropped."""
+    def _guess(self, journey: LabJourney, moved: Counter, vanished: int) -> str:
+        """Why a packet vanished that no rule and no verdict dropped. Counters do not say which of several they counted."""
         where = {
             Place.ENTERING: "before its first hook",
             Place.INSIDE: f"in {HOOKS[journey.hook]}",
@@ -405,13 +406,18 @@ class Watch:
         }.get(journey.place, "at the device")
         if journey.place is Place.INSIDE and not journey.touched:
             where += f", after the {journey.steps[-1].what}"
-        return f"lost {where}" + (f": {' '.join(moved.lost)}" if moved.lost else "")
+        told = " ".join(moved.lost)
+        if told and vanished > 1:
+            told += f" (for one of {vanished} that vanished together)"
+        return f"lost {where}" + (f": {told}" if told else "")
 
     def _wait(self, journey: LabJourney, queue: int, packet_id: int) -> None:
         self._moving.remove(journey)
         self._waiting.append(journey)
         journey.place, journey.fate, journey.queue, journey.packet_id = Place.WAITING, Fate.QUEUED, queue, packet_id
         journey.reason = ""
+        if journey.steps and journey.steps[-1].result == "QUEUE":  # one of several, and now it is known which
+            journey.steps[-1] = replace(journey.steps[-1], result=f"QUEUE {queue}")
 
     def _rest_of_queues(self, now: dict[int, QueueState]) -> None:
         for number, state in now.items():

@@ -38,7 +38,7 @@ from nfnl.transport.linux import LinuxKernel, LinuxTransport, in_thread
 from nfnl.wire.codec import decode
 from nfnl.wire.constants import NlmsgFlag
 
-__all__ = ["LabSocket", "LabTransport", "LinuxLab", "enter_user_namespace"]
+__all__ = ["LabSender", "LabSocket", "LabTransport", "LinuxLab", "enter_user_namespace", "new_namespace"]
 
 T = TypeVar("T")
 #: by IP version
@@ -131,7 +131,7 @@ class LinuxLab:
         self._proc: dict[str, int] = {}  #: name -> descriptor of the /proc/net file; empty before it is furnished and when closed
         self._counters: dict[str, str] = {}
         with ExitStack() as cleanup:
-            self._namespace = _new_namespace()
+            self._namespace = new_namespace()
             cleanup.callback(os.close, self._namespace)
             self._environment = os.environ | {"PATH": f"{os.environ.get('PATH', '')}:{_SBIN}"}
             directory = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="nfnl-lab-"))
@@ -718,7 +718,7 @@ def iptables_flavour() -> str:
     program = shutil.which("iptables-legacy", path=f"{os.environ.get('PATH', '')}:{_SBIN}")
     if program is None:
         return "nft"
-    namespace = _new_namespace()  # another one: to ask makes the table
+    namespace = new_namespace()  # another one: to ask makes the table
     try:
         with tempfile.NamedTemporaryFile(prefix="nfnl-lab-") as lock:
             environment = os.environ | {"XTABLES_LOCKFILE": lock.name}
@@ -768,8 +768,8 @@ def _this_cpu() -> int:
     return int(_libc().sched_getcpu())
 
 
-def _new_namespace() -> int:
-    """A descriptor of a new network namespace."""
+def new_namespace() -> int:
+    """A descriptor of a new network namespace, which lasts as long as it is open. Raises OSError: EPERM without CAP_SYS_ADMIN."""
     import ctypes
 
     def make() -> int:

@@ -25,7 +25,7 @@ from nfnl.wire.datagram import AttachFilter, Datagram, JoinGroup, LeaveGroup, Se
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["LinuxKernel", "LinuxTransport"]
+__all__ = ["LinuxKernel", "LinuxTransport", "in_thread", "many_at_once"]
 
 T = TypeVar("T")
 
@@ -176,7 +176,7 @@ class LinuxTransport:
         self._socket = sock
         self._descriptor = sock.fileno()
         self._port_id: int = sock.getsockname()[0]
-        self._receive = (_recvmmsg and _many_at_once()) or _one_by_one(sock)
+        self._receive = (_recvmmsg and many_at_once()) or _one_by_one(sock)
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Closed no sooner than nobody can call wake() any more: it might write to a file that got the same number.
         weakref.finalize(self, os.close, self._wakeup)
@@ -315,7 +315,7 @@ def _recvmmsg_api() -> Any | None:
     return SimpleNamespace(recvmmsg=recvmmsg, Iovec=Iovec, Msghdr=Msghdr, Mmsghdr=Mmsghdr)
 
 
-def _many_at_once() -> Callable[[int], list[bytes]] | None:
+def many_at_once() -> Callable[[int], list[bytes]] | None:
     """A function that receives up to `_SLOTS` datagrams from a descriptor with one system call; None where that cannot be."""
     import ctypes
     import mmap

@@ -20,6 +20,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.packet import Packet
 
+import nfnl
 from nfnl.errors import LocalProtocolError, OverrunError, TransportClosed
 from nfnl.sim import FakeKernel
 from nfnl.sim.iptables import IptablesError
@@ -902,3 +903,27 @@ def udp_tuple(source: str, destination: str, sport: int, dport: int) -> Tuple:
         ip=TupleIp(v4_src=IPv4Address(source), v4_dst=IPv4Address(destination)),
         proto=TupleProto(num=17, src_port=sport, dst_port=dport),
     )
+
+
+def test_a_balanced_rule_tells_the_queue_it_chose(lab: LinuxLab) -> None:
+    lab.iptables("-A INPUT -p icmp -j NFQUEUE --queue-balance 0:3")
+    queues = [nfnl.open_queue(number, kernel=lab, undecided="accept") for number in range(4)]
+    journey = lab.receive(PING)
+    assert journey.queue in range(4)
+    assert journey.steps[-1].result == f"QUEUE {journey.queue}"
+    for queue in queues:
+        with lab.until_idle():
+            for packet in queue:
+                packet.accept()
+        queue.close()
+    assert journey.delivered
+
+
+def test_counters_do_not_say_which_of_several_vanished(lab: LinuxLab) -> None:
+    lab.iptables("-t mangle -A PREROUTING -p icmp -j NFQUEUE --queue-num 1")
+    with nfnl.open_queue(1, kernel=lab) as queue, lab.until_idle():
+        journeys = [lab.receive(IP(src=PEER, dst="10.0.0.77", id=number) / ICMP()) for number in (1, 2)]
+        for packet in queue:
+            packet.accept()  # both verdicts leave as one message
+    why = "lost behind PREROUTING: IpInAddrErrors (for one of 2 that vanished together)"
+    assert [journey.reason for journey in journeys] == [why, why]

@@ -391,7 +391,7 @@ def test_without_recvmmsg_datagrams_come_one_by_one(netns: int, monkeypatch: pyt
     linux._recvmmsg_api.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(ctypes, "PyDLL", Library)
-        assert linux._many_at_once() is None
+        assert linux.many_at_once() is None
         transport = LinuxKernel(netns).open()
     linux._recvmmsg_api.cache_clear()
     transport.send(request_for_ack(5))
