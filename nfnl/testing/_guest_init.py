@@ -17,6 +17,7 @@ import selectors
 import stat
 import subprocess
 import tarfile
+import termios
 import tty
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def main() -> None:
     if new := _files(order["share"]) - before:
         _report(line, b"F", _archive(order["share"], sorted(path for path, *_ in new)))
     _report(line, b"X", str(status).encode())
+    termios.tcdrain(line)  # what waits in the line's buffer would end with the machine
     os.sync()
     libc.reboot(_POWER_OFF)
 
