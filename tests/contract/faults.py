@@ -234,7 +234,7 @@ FAULTS: dict[str, Fault] = {
     "the family of a flush counts": Fault("CTDEL", changed(ctnetlink, "wanted_flows", heed_the_family)),
     "words of a filter are in network order": Fault("CTFILT", replaced(ct_filter, "NATIVE", BIG)),
     "a filtered dump does not say so": Fault("CTDUMP", replaced(ct_dumps, "_FILTERED", 0)),
-    "a dump is read by nobody in particular": Fault("DU", replaced(dump, "_GOODSIZE", 32768)),
+    "a dump is read by nobody in particular": Fault("DU", replaced(dump, "GOODSIZE", 32768)),
     "a counter is left out": Fault("CTSTAT", replaced(ctnetlink, "_TOLD", ctnetlink._TOLD[1:])),
     "a helper is not told": Fault("CTATTR", replaced(ct_messages, "_help", lambda entry: b"")),
     "a flow made by a program is told like any other": Fault("CTEV", replaced(ctnetlink, "_CHANGED", 0)),
