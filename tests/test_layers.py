@@ -57,6 +57,8 @@ DATA_PLANE = [
     "tracker_sctp",
     "ct_packet",
     "tracking",
+    "nat_packet",
+    "nat_hooks",
 ]
 CONTROL_PLANE = [
     "errnos",

@@ -27,6 +27,7 @@ from nfnl.sim.iptables import NOT_MODELLED as IPTABLES_NOT_MODELLED
 from nfnl.sim.iptables import Iptables
 from nfnl.sim.journey import Journey
 from nfnl.sim.nat import Nat
+from nfnl.sim.nat_hooks import NatHooks
 from nfnl.sim.nfnetlink import NOT_MODELLED as NFNETLINK_NOT_MODELLED
 from nfnl.sim.nfnetlink import Nfnetlink, ProcFile
 from nfnl.sim.profile import Profile
@@ -81,6 +82,7 @@ class _World:
         self.expectations = ExpectationTable(self.conntrack)
         self.nat = Nat(self.conntrack)
         self.tracking = Tracking(self.hooks, self.conntrack, self.expectations, self.stack.defragment)
+        self.nat_hooks = NatHooks(self.hooks, self.tracking, self.nat, self.stack.routing)
         self.stack.responder.related = self.tracking.belong_together
         self.stack.rejecter.closing = self.tracking.close
         ConntrackSubsystem(self.nfnetlink, self.sockets, self.conntrack, self.expectations, self.nat)
