@@ -73,7 +73,7 @@ def test_translations() -> None:
     assert nat_to("fd00::1", 5, last="fd00::9") == Nat(**ends, proto=NatProto(port_min=5))
     for wrong in ({"last": "10.0.0.1"}, {"address": "10.0.0.1", "last": "::1"}, {"last_port": 5}):
         with pytest.raises(ValueError, match=r"no range|needs port"):
-            nat_to(**wrong)  # type: ignore[arg-type]
+            nat_to(**wrong)
 
 
 def test_what_an_expectation_leaves_open() -> None:

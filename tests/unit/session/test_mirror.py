@@ -44,7 +44,7 @@ def mirror_of(*flows: Flow) -> FlowMirror:
     return mirror
 
 
-def numbers(mirror: FlowMirror) -> list[int | None]:
+def numbers(mirror: FlowMirror) -> list[int]:
     return sorted(flow.id or 0 for flow in mirror)
 
 
@@ -71,7 +71,7 @@ def test_what_an_event_leaves_out_can_say_something() -> None:
     by_packet.happened(FlowUpdated(flow(1)))
     by_request.happened(FlowUpdated(flow(1, pid=4711)))
     (one,), (other,) = by_packet, by_request
-    assert (one.mark, one.helper, one.label_numbers, one.timeout) == (None, None, {1}, 30)
+    assert (one.mark, one.helper, one.label_numbers, one.timeout) == (None, None, frozenset((1,)), 30)
     assert (other.mark, other.helper, other.label_numbers, other.timeout) == (None, None, frozenset(), 30)
 
 
@@ -144,7 +144,7 @@ def test_but_only_until_the_next_part() -> None:
 def test_a_change_that_overtook_its_part_is_laid_over_it() -> None:
     mirror = resynced(mirror_of(flow(1)), FlowUpdated(flow(1, mark=5)), [flow(1, mark=4, labels=label_bitmap(9))])
     (now,) = mirror
-    assert (now.mark, now.label_numbers) == (5, {9})
+    assert (now.mark, now.label_numbers) == (5, frozenset((9,)))
 
 
 def test_the_old_copy_is_shown_until_the_new_one_is_whole() -> None:
