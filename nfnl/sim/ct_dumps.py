@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from nfnl.sim.conntrack import ConntrackTable
 from nfnl.sim.ct_entry import Entry
@@ -19,7 +19,7 @@ _FILTERED = int(NlmsgFlag.DUMP_FILTERED)
 class FlowDump:
     """The table, while it changes: a flow that comes after the walk has passed its place is not shown."""
 
-    __slots__ = ("_filter", "_flags", "_port", "_reset", "_seq", "_table", "_walk")
+    __slots__ = ("_done", "_filter", "_flags", "_port", "_reset", "_seq", "_table", "_walk")
 
     def __init__(self, table: ConntrackTable, wanted: Filter | None, port: int, seq: int, *, reset: bool) -> None:
         self._table = table
@@ -30,12 +30,16 @@ class FlowDump:
         self._flags = _MULTI | (_FILTERED if wanted is not None else 0)
         #: counters of what is shown start again
         self._reset = reset
+        #: the walk came to the end of the table; what is put there afterwards is too late
+        self._done = False
 
     def fill(self, room: int) -> bytes:
         """See `nfnl.sim.dump.Fill`."""
         table, walk, port, seq, flags, reset = self._table, self._walk, self._port, self._seq, self._flags, self._reset
         matches = self._filter.matches if self._filter is not None else None
         parts: list[bytes] = []
+        if self._done:
+            return b""
         for entry in walk:
             if matches is not None and not matches(entry):
                 continue
@@ -45,6 +49,8 @@ class FlowDump:
                 break
             parts.append(message)
             room -= len(message)
+        else:
+            self._done = True
         return b"".join(parts)
 
 
@@ -85,18 +91,28 @@ class DyingDump:
 
 
 class ExpectationDump:
-    """All expectations, or those of one master; ones that go meanwhile are left out."""
+    """All expectations, or those of one master, as they are when the first part is made; ones that go meanwhile are left out."""
 
-    __slots__ = ("_left", "_port", "_seq", "_table")
+    __slots__ = ("_family", "_left", "_master", "_port", "_seq", "_table")
 
-    def __init__(self, table: ExpectationTable, shown: Iterable[Expectation], port: int, seq: int) -> None:
+    def __init__(self, table: ExpectationTable, master: Entry | None, family: int, port: int, seq: int) -> None:
         self._table = table
-        self._left = deque(shown)
+        self._master = master
+        #: 0: any
+        self._family = family
         self._port = port
         self._seq = seq
+        self._left: deque[Expectation] | None = None
+
+    def _shown(self) -> Iterator[Expectation]:
+        for expectation in self._table:
+            if self._master in (None, expectation.master) and self._family in (0, expectation.tuple.family):
+                yield expectation
 
     def fill(self, room: int) -> bytes:
         """See `nfnl.sim.dump.Fill`."""
+        if self._left is None:
+            self._left = deque(self._shown())
         there = set(self._table)
         parts: list[bytes] = []
         while self._left:

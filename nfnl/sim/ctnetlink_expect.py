@@ -96,26 +96,25 @@ class ExpectSubsystem:
         """`ctnetlink_get_expect`."""
         port, seq = request.sock.port, request.seq
         if request.flags & _DUMP:
-            shown = self._shown(request, attributes)
-            if shown is not None:
-                start_dump(request, ExpectationDump(self._expectations, shown, port, seq).fill)
+            self._dump(request, attributes)
         elif _TUPLE in attributes or _MASTER in attributes:
             found = self._named(request, attributes, _TUPLE if _TUPLE in attributes else _MASTER)
             answer(request, expectation_message(EXP_NEW, _MULTI, seq, port, found, self._expectations))
         else:
             raise Refusal(Errno.EINVAL)
 
-    def _shown(self, request: Request, attributes: Attributes) -> list[Expectation] | None:
-        """What a dump shows; None: the master it names has no helper, and it is not answered at all."""
-        shown = list(self._expectations)
+    def _dump(self, request: Request, attributes: Attributes) -> None:
+        """All, or those of a master; one without a helper is not answered at all."""
+        master = None
         if _MASTER in attributes:
-            master = self._flows.find(ZoneGiven(attributes.get(_ZONE)).zone, read_tuple(attributes[_MASTER], request.family, None))
+            named = read_tuple(attributes[_MASTER], request.family, None)
+            master = self._flows.find(ZoneGiven(attributes.get(_ZONE)).zone, named)
             if master is None:
                 raise Refusal(Errno.ENOENT)
             if master.help is None:
-                return None
-            shown = master.help.expectations
-        return [expectation for expectation in shown if not request.family or expectation.tuple.family == request.family]
+                return
+        shown = ExpectationDump(self._expectations, master, request.family, request.sock.port, request.seq)
+        start_dump(request, shown.fill)
 
     # --------------------------------------------------------------------------------------------------------------- deleting
 

@@ -38,7 +38,7 @@ from nfnl.subsys.conntrack import (
     TupleIp,
     TupleProto,
 )
-from nfnl.subsys.expect import DeleteExpectation, GetExpectation, NewExpectation
+from nfnl.subsys.expect import DeleteExpectation, Expectation, GetExpectation, NewExpectation
 from nfnl.testing.strategies import datagrams
 from nfnl.wire.codec import decode
 from nfnl.wire.constants import Group, NlmsgFlag, SocketOption
@@ -271,6 +271,15 @@ def test_a_dump_shows_what_is_there_when_its_place_comes(world: World) -> None:
     assert set(range(2, 50)) <= set(ports)
 
 
+def test_a_flow_that_comes_when_all_was_told_is_too_late(world: World) -> None:
+    """The whole table was in the first part, though nobody has read that yet."""
+    world.client.ask(new(1))
+    reader = Client(world.kernel)
+    reader.socket.send(bytes(everything()))
+    world.client.ask(new(2))
+    assert [type(message) for datagram in reader.hear() for message in decode(datagram)] == [Flow, Done]
+
+
 def test_a_dump_of_many_flows_takes_no_more_than_it_must(world: World) -> None:
     for port in range(1, 3001):
         world.client.ask(new(port))
@@ -279,6 +288,24 @@ def test_a_dump_of_many_flows_takes_no_more_than_it_must(world: World) -> None:
     assert len(parts[0]) == 19 * 192
     assert {len(part) for part in parts[1:-2]} == {169 * 192}
     assert sum(map(len, parts)) == 3000 * 192 + 20
+
+
+def test_a_dump_that_begins_late_shows_what_is_there_then(world: World) -> None:
+    """It was refused for lack of room, and goes on with the reading all the same."""
+    world.connection(4000, 21, "ftp")
+    asker = Client(world.kernel)
+    asker.socket.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+    for _ in range(9):
+        asker.socket.send(bytes(GetStats(nlmsg_flags=NlmsgFlag.REQUEST)))
+    asker.socket.send(bytes(GetExpectation(nlmsg_flags=DUMP)))
+    after("exp-new")(world)
+    said: list[object] = []
+    while asker.socket.readable:
+        try:
+            said += decode(asker.socket.recv(4096))
+        except OSError as error:
+            assert error.errno == ENOBUFS  # noqa: PT017 -- once for the refusal, and once for each part without room
+    assert [type(message) for message in said] == [*[Stats] * 9, Expectation, Done]
 
 
 @pytest.mark.parametrize(("room", "lost"), [(4096, False), (4130, True), (4160, True), (4179, True)])
