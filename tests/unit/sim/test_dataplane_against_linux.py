@@ -197,6 +197,12 @@ def test_the_limit_of_errors(both: Both) -> None:
 # ------------------------------------------------------------------------------------------------------------------- queues
 
 
+def outside(kind: str, number: int) -> int:
+    """The number that a user or group of this user namespace has in the initial one: queues tell that."""
+    inside, there, _ = map(int, Path(f"/proc/self/{kind}_map").read_text(encoding="ascii").splitlines()[0].split())
+    return number - inside + there
+
+
 def told(queue: Queue, entry: QueuedEntry) -> dict[int, str]:
     """The attributes of a queue message that the data plane decides."""
     found = {1: struct.pack("!IHB", entry.id, entry.hw_protocol, entry.hook)}
@@ -205,8 +211,8 @@ def told(queue: Queue, entry: QueuedEntry) -> dict[int, str]:
             found[kind] = struct.pack("!I", number)
     if entry.hwaddr is not None:
         found[9] = struct.pack("!HH8s", 6, 0, entry.hwaddr)
-    if queue.flags & UID_GID and entry.uid is not None:
-        found |= {16: struct.pack("!I", entry.uid), 17: struct.pack("!I", entry.gid)}
+    if queue.flags & UID_GID and entry.uid is not None and entry.gid is not None:
+        found |= {16: struct.pack("!I", outside("uid", entry.uid)), 17: struct.pack("!I", outside("gid", entry.gid))}
     if queue.copy_mode == COPY_PACKET and entry.payload:
         found[10] = entry.payload
     return plain(found)
