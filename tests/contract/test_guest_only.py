@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
+import nfnl
+from nfnl.subsys.conntrack import AttachedFlow
 from nfnl.subsys.queue import ConntrackInfo, Packet, QueueFlag, Vlan
 from nfnl.wire.constants import SubsystemId
 from tests.behaviour import fate_of_a_replaced_packet
@@ -141,6 +143,23 @@ def test_a_verdict_can_mark_the_flow(kernel: KernelUnderTest, flows: Listener) -
         marks.append(mark(packet))
         assert accept_and_change(flows, packet, change) == "ACK"
     assert marks == [0, 0x99, 0x99 & ~0x0FF0 ^ 0x0F00]
+
+
+@rule("QV-30", "QP-15", "QP-16")
+@lacking
+def test_a_handler_can_mark_the_flow(kernel: KernelUnderTest) -> None:
+    kernel.require("conntrack-glue")
+    kernel.iptables("-A OUTPUT -p udp --dport 9000 -m conntrack --ctstate NEW,ESTABLISHED -j NFQUEUE --queue-num 1")
+    kernel.iptables("-A OUTPUT -p icmp -j DROP")
+    seen = []
+    with nfnl.open_queue(1, kernel=kernel.kernel, flags=QueueFlag.CONNTRACK) as queue, kernel.until_idle():
+        for change in ({"connmark": 0x99}, {"flow": AttachedFlow(mark=0x0F00, mark_mask=0x0FF0)}, {}):
+            kernel.send(udp4())
+            for packet in queue:
+                assert packet.flow is not None
+                seen.append((packet.flow.mark, packet.flow_info))
+                packet.accept(**change)
+    assert seen == [(mark, ConntrackInfo.NEW) for mark in (0, 0x99, 0x99 & ~0x0FF0 ^ 0x0F00)]
 
 
 @rule("QV-31")
@@ -289,12 +308,25 @@ def test_a_verdict_can_replace_the_link_header(bridge: AnyBridge, bridged: Liste
 
 @rule("QV-35")
 @pytest.mark.parametrize("length", [13, 15])
-def test_a_link_header_of_another_length_is_refused_and_the_packet_is_lost(bridge: AnyBridge, bridged: Listener, length: int) -> None:
+def test_a_link_header_of_another_length_is_refused_and_the_packet_lost(bridge: AnyBridge, bridged: Listener, length: int) -> None:
     packet = waiting(bridge, bridged)
     header = bytes(packet.l2hdr or b"")
     assert bridged.decide(packet, l2hdr=(header + bytes(2))[:length]) == "EINVAL"
     assert bridge.came_out() == []
     assert bridged.row.waiting == 0
+
+
+@rule("QV-34", "QV-35", "QP-3", "QP-5")
+def test_a_handler_can_change_tag_and_link_header(kernel: KernelUnderTest, bridge: AnyBridge) -> None:
+    with nfnl.open_queue(6, kernel=kernel.kernel) as queue, kernel.until_idle():
+        frame = bridge.send(udp4())
+        for packet in queue:
+            assert (packet.indev_name, packet.physindev_name, packet.physoutdev_name) == ("br0", "port1", "port2")
+            assert packet.l2hdr == frame[:14]
+            packet.accept(vlan=Vlan(tci=0x2007, proto=0x8100), l2hdr=frame[:11] + b"\x77" + frame[12:14])
+    [out] = bridge.came_out()
+    assert out.tag == 0x2007
+    assert out.data == frame[:11] + b"\x77" + frame[12:]
 
 
 @rule("QV-37")
