@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -481,6 +481,53 @@ def test_an_overrun_is_told_where_it_was(kernel: Any, door: Door, other: nfnl.Fl
         assert len(await table.flows()) == 101, "the table is whole"
 
     door(kernel, play, follow=("new",), receive_buffer=1)
+
+
+def test_requests_are_answered_although_an_overrun_took_the_first_answer(kernel: Any, door: Door, other: nfnl.FlowTable) -> None:
+    async def play(table: Table) -> None:
+        open_ = table.door
+        asks: list[Callable[[], object]] = [
+            lambda: open_.create(ONE, timeout=600),
+            lambda: open_.update(ONE, mark=5),
+            lambda: open_.get(ONE),
+            open_.count,
+            open_.cpu_stats,
+            open_.expectations.list,
+            lambda: open_.delete(ONE),
+        ]
+        for ask in asks:
+            for number in range(50):
+                other.create(numbered(number), timeout=600, exclusive=False)
+            ask()
+            assert nfnl.Overrun() in open_._session.events, "or this was about nothing"
+            open_._session.events.clear()
+        for number in range(50):
+            other.create(numbered(number), timeout=600, exclusive=False)
+        assert len(await table.flows()) == 50
+
+    door(kernel, play, follow=True, receive_buffer=1)
+
+
+def test_somebody_reliable_hears_of_every_end(fake: FakeKernel, door: Door) -> None:
+    async def play(table: Table) -> None:
+        with nfnl.open_conntrack(kernel=fake) as other:
+            for number in range(50):
+                other.create(numbered(number), timeout=600)
+            other.flush()
+            assert list(other.flows()) == []
+            assert 0 < len(list(other.dying())) < 50
+            heard: set[int | None] = set()
+            while len(heard) < 50:
+                table.door.catch_up()
+                fake.advance(2)
+                table.door.catch_up()
+                waiting = len(table.door._session.events)
+                told = await table.events(waiting)
+                heard |= {event.flow.original.src_port for event in told if isinstance(event, nfnl.FlowDestroyed)}
+            assert list(other.dying()) == []
+
+    fake.sysctl("net.netfilter.nf_conntrack_events", 1)
+    door(fake, play, follow=("destroyed",), receive_buffer=1, reliable=True)
 
 
 def test_what_is_not_taken_is_counted(kernel: Any, door: Door, other: nfnl.FlowTable) -> None:
