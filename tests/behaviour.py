@@ -18,7 +18,9 @@ from pathlib import Path
 from nfnl.subsys.queue import CopyMode, QueueFlag, SkbInfo
 from nfnl.testing.lab import LinuxLab, enter_user_namespace
 from tests.contract.bridges import Bridge
+from tests.contract.ctkit import DCCP, UDPLITE, Cta
 from tests.contract.kernels import LinuxUnderTest
+from tests.contract.trackkit import Connection, Wire, ip, udp
 from tests.contract.wirekit import (
     CAUGHT,
     Client,
@@ -218,3 +220,33 @@ def batch_frames_acknowledged(kernel: LinuxUnderTest) -> str | None:
     begin, end = (struct.pack("=IHHII", 20, kind, 5, kind, 0) + b"\0\0\0\x0a" for kind in (16, 17))
     answers = Client(kernel).answers(begin + end)
     return None if len(answers) == 2 else f"{len(answers)} answers"
+
+
+# ------------------------------------------------------------------------------------------------------------------ the tracker
+
+
+@tried
+def tracks_udplite(kernel: LinuxUnderTest) -> str | None:
+    """Flows of UDP-Lite are known by their ports."""
+    wire = Wire(kernel)
+    wire.set(checksum=0)
+    wire.state(udp(protocol=UDPLITE))
+    return None if wire.flow.ends.numbers else "to this kernel UDP-Lite is a protocol like any other"
+
+
+@tried
+def dccp_is_generic(kernel: LinuxUnderTest) -> str | None:
+    """Of DCCP the tracker knows no more than the number."""
+    wire = Wire(kernel)
+    wire.state(ip("10.0.0.2", "203.0.113.1", DCCP, b"\0\1\0\2" + bytes(20)))
+    return None if wire.flows and not wire.flow.ends.numbers else "this kernel tracks DCCP"
+
+
+@tried
+def near_resets_shorten(kernel: LinuxUnderTest) -> str | None:
+    """A TCP reset that is in the window, but not where the other side stands, leaves a connection as long as one that is closed."""
+    wire = Wire(kernel)
+    wire.set(tcp_timeout_close=10_000, tcp_timeout_unacknowledged=90_000)
+    connection = Connection(wire).open()
+    connection.b("R", 5101)
+    return None if connection.flow.number(Cta.TIMEOUT) <= 10_000 else "this kernel waits for an acknowledgement"
