@@ -59,6 +59,8 @@ DATA_PLANE = [
     "tracking",
     "nat_packet",
     "nat_hooks",
+    "seqadj",
+    "helper_ftp",
 ]
 CONTROL_PLANE = [
     "errnos",

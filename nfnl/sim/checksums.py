@@ -34,3 +34,28 @@ def is_right(skb: Skb, protocol: int, at: int) -> bool:
         initial = answers.pseudo(src, dst, protocol, len(data) - at) if protocol in (TCP, UDP) else 0
         return not checksum(data, initial)
     return not checksum(data[at:], answers.pseudo(src, dst, protocol, len(data) - at))
+
+
+def made_anew(family: int, data: bytes, protocol: int, at: int, *, partial: bool) -> bytes:
+    """A packet of TCP or UDP whose payload has changed: lengths and checksums are those of what it is now (`nf_nat_csum_recalc`).
+
+    ``partial``: the transport checksum is only the sum of the pseudo header, for the device to complete.
+    """
+    length = len(data) - at
+    if family == IPV4:
+        head = data[:2] + len(data).to_bytes(2, "big") + data[4:10] + b"\0\0" + data[12:at]
+        head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
+        src, dst = data[12:16], data[16:20]
+    else:
+        head = data[:4] + (len(data) - 40).to_bytes(2, "big") + data[6:at]
+        src, dst = data[8:24], data[24:40]
+    place = {TCP: 16, UDP: 6}[protocol]
+    payload = data[at:]
+    pseudo = answers.pseudo(src, dst, protocol, length)
+    if partial:
+        sum_ = 0xFFFF - checksum(b"", pseudo)
+    else:
+        sum_ = checksum(payload[:place] + b"\0\0" + payload[place + 2 :], pseudo)
+        if protocol == UDP:
+            sum_ = sum_ or 0xFFFF
+    return head + payload[:place] + sum_.to_bytes(2, "big") + payload[place + 2 :]

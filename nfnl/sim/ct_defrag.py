@@ -1,4 +1,4 @@
-"""Fragments are put together before they are tracked (net/ipv4/netfilter/nf_defrag_ipv4.c, net/ipv6/netfilter/nf_conntrack_reasm.c)."""
+"""Fragments are put together before they are tracked (nf_defrag_ipv4.c, net/ipv6/netfilter/nf_conntrack_reasm.c)."""
 
 from __future__ import annotations
 

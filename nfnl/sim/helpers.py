@@ -66,11 +66,13 @@ def find_helper(name: str, family: int, protocol: int) -> Helper | None:
 class Help:
     """What a flow with a helper carries (`struct nf_conn_help`)."""
 
-    __slots__ = ("expectations", "helper")
+    __slots__ = ("data", "expectations", "helper")
 
     def __init__(self, helper: Helper | None) -> None:
         #: None after it was taken away
         self.helper = helper
+        #: what the helper remembers of the flow
+        self.data: object = None
         #: what it waits for, oldest first
         self.expectations: list[Expectation] = []
 

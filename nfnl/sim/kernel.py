@@ -22,6 +22,7 @@ from nfnl.sim.ctnetlink_expect import ExpectSubsystem
 from nfnl.sim.errnos import Errno
 from nfnl.sim.expectations import ExpectationTable
 from nfnl.sim.gate import Gate
+from nfnl.sim.helper_ftp import FtpHelper
 from nfnl.sim.hooks import HASH_SEED, HookTable
 from nfnl.sim.iptables import NOT_MODELLED as IPTABLES_NOT_MODELLED
 from nfnl.sim.iptables import Iptables
@@ -35,6 +36,7 @@ from nfnl.sim.queue import NOT_MODELLED as QUEUE_NOT_MODELLED
 from nfnl.sim.queue import QueueSubsystem
 from nfnl.sim.queueing import QueueTable
 from nfnl.sim.sender import Sender
+from nfnl.sim.seqadj import adjust
 from nfnl.sim.skb import IPV4, IPV6, Device, Link, Owner
 from nfnl.sim.socket import FakeSocket
 from nfnl.sim.stack import FIXED_SYSCTLS, SYSCTLS, Stack
@@ -82,6 +84,10 @@ class _World:
         self.expectations = ExpectationTable(self.conntrack)
         self.nat = Nat(self.conntrack)
         self.tracking = Tracking(self.hooks, self.conntrack, self.expectations, self.stack.defragment)
+        ftp = FtpHelper(self.expectations, self.nat, self.conntrack.lots)
+        self.tracking.helpers["ftp"] = ftp
+        self.tracking.expected["nat-follow-master"] = ftp.follow_master
+        self.tracking.adjust_sequence = adjust
         self.nat_hooks = NatHooks(self.hooks, self.tracking, self.nat, self.stack.routing)
         self.stack.responder.related = self.tracking.belong_together
         self.stack.rejecter.closing = self.tracking.close

@@ -56,7 +56,7 @@ def _rewritten(data: bytes, family: int, target: Tuple, manip: Manip, partial: b
         payload = _transport(payload, target, manip, old, address, partial)
     head = data[:place] + address + data[place + len(address) : at]
     if family == IPV4:
-        sum_ = _replaced(int.from_bytes(head[10:12], "big"), old, address)
+        sum_ = replaced(int.from_bytes(head[10:12], "big"), old, address)
         head = head[:10] + sum_.to_bytes(2, "big") + head[12:]
     return head + payload
 
@@ -74,10 +74,10 @@ def _transport(data: bytes, target: Tuple, manip: Manip, old_address: bytes, add
     if protocol in _QUERIES and len(data) >= 8:
         sum_ = int.from_bytes(data[2:4], "big")
         if protocol == ICMPV6:
-            sum_ = _replaced(sum_, old_address, address)
+            sum_ = replaced(sum_, old_address, address)
         if data[0] in _QUERIES[protocol]:
             new = target.src_part.to_bytes(2, "big")
-            sum_ = _replaced(sum_, data[4:6], new)
+            sum_ = replaced(sum_, data[4:6], new)
             data = data[:4] + new + data[6:]
         return data[:2] + sum_.to_bytes(2, "big") + data[4:]
     if protocol == GRE and manip is Manip.DST and len(data) >= 8 and data[1] & 7 == 1:
@@ -101,15 +101,15 @@ def _ports(data: bytes, target: Tuple, manip: Manip, old_address: bytes, address
     if len(data) < size or (protocol == UDP and not sum_ and not partial):
         return changed
     if partial:  # it is the sum of the pseudo header, and no complement
-        sum_ = _replaced(sum_ ^ 0xFFFF, old_address, address) ^ 0xFFFF
+        sum_ = replaced(sum_ ^ 0xFFFF, old_address, address) ^ 0xFFFF
     else:
-        sum_ = _replaced(_replaced(sum_, old_address, address), data[:4], changed[:4])
+        sum_ = replaced(replaced(sum_, old_address, address), data[:4], changed[:4])
         if protocol in (UDP, UDPLITE):
             sum_ = sum_ or _MANGLED_0
     return changed[:place] + sum_.to_bytes(2, "big") + changed[place + 2 :]
 
 
-def _replaced(sum_: int, old: bytes, new: bytes) -> int:
+def replaced(sum_: int, old: bytes, new: bytes) -> int:
     """A checksum after some bytes under it were changed (RFC 1624); wrong ones stay as wrong as they were."""
     if old == new:
         return sum_
