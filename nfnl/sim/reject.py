@@ -29,9 +29,10 @@ class Rejecter:
     def __call__(self, skb: Skb, code: int | None) -> None:
         """Tell the sender of a packet that it is not wanted: "destination unreachable" with a code, or None for a TCP reset."""
         v4 = skb.family == IPV4
-        protocol, at = self._transport(skb)
-        if at >= len(skb.data):
+        found = self._transport(skb)
+        if found is None:
             return
+        protocol, at = found
         if code is None:
             if protocol == TCP:
                 self._reset(skb, at)
@@ -40,11 +41,11 @@ class Rejecter:
             self._responder.icmp_error(skb, kind, code, dev=self._near(skb))
 
     @staticmethod
-    def _transport(skb: Skb) -> tuple[int, int]:
-        """Protocol and offset of the transport header; behind the end where there is none."""
+    def _transport(skb: Skb) -> tuple[int, int] | None:
+        """Protocol and offset of the transport header; None where none can be. (In IPv4 nobody asks whether it is there.)"""
         _, _, protocol, fragment, at = skb.parse()
-        whole = len(skb.data) >= (20 if skb.family == IPV4 else 40)
-        return protocol, at if whole and not fragment else len(skb.data)
+        least = 20 if skb.family == IPV4 else max(40, at + 1)
+        return (protocol, at) if len(skb.data) >= least and not fragment else None
 
     def _near(self, skb: Skb) -> Device | None:
         """Of a packet that leaves from here, the device behind which its link-local source is looked for (`icmp6_dev`)."""

@@ -31,6 +31,7 @@ from scapy.packet import Raw
 
 from nfnl.errors import NfnlError, PacketError
 from nfnl.packets import reject, repair
+from nfnl.sim import FakeKernel
 from nfnl.subsys.queue import Packet, SkbInfo
 from nfnl.testing.lab import LinuxLab
 from nfnl.wire.codec import iter_decode
@@ -629,59 +630,60 @@ ODD_V6 = {
 }
 
 
-class RejectingLab:
-    """A lab whose INPUT rejects what comes, and what it was asked last to reject with."""
+class Rejecting:
+    """A kernel whose INPUT rejects what comes, and what it was asked last to reject with."""
 
-    def __init__(self, lab: LinuxLab) -> None:
-        self.lab = lab
+    def __init__(self, kernel: LinuxLab | FakeKernel) -> None:
+        self.kernel = kernel
         self.with_ = ""
 
     def answers(self, packet: bytes, with_: str) -> list[bytes]:
         """What the REJECT target sends, but for the IPv4 id."""
         if with_ != self.with_:
-            for tool, names in ((self.lab.iptables, WITH_V4), (self.lab.ip6tables, WITH_V6)):
+            for tool, names in ((self.kernel.iptables, WITH_V4), (self.kernel.ip6tables, WITH_V6)):
                 tool("-F INPUT")
                 if with_ in names or with_ == "tcp-reset":
                     tool(f"-A INPUT {'-p tcp ' if with_ == 'tcp-reset' else ''}-j REJECT --reject-with {with_}")
             self.with_ = with_
-        journey = self.lab.receive(packet)
+        journey = self.kernel.receive(packet)
         assert journey.dropped or not journey.steps
         return [repair(with_bytes(a.data, 4, bytes(2))) if a.data[0] >> 4 == 4 else a.data for a in journey.answers]
 
 
-@pytest.fixture(scope="module")
-def rejecting() -> Iterator[RejectingLab]:
-    probes.require("lab-available")
-    with LinuxLab() as lab:
-        yield RejectingLab(lab)
+@pytest.fixture(scope="module", params=["fake", "linux"])
+def rejecting(request: pytest.FixtureRequest) -> Iterator[Rejecting]:
+    if request.param == "linux":
+        probes.require("lab-available")
+    with LinuxLab() if request.param == "linux" else FakeKernel() as kernel:
+        yield Rejecting(kernel)
 
 
-def same_as_linux(rejecting: RejectingLab, packet: bytes, with_: str) -> None:
+def same_as_linux(rejecting: Rejecting, packet: bytes, with_: str) -> None:
     answer = reject(packet, with_)
     assert rejecting.answers(packet, with_) == ([] if answer is None else [answer])
 
 
 @pytest.mark.parametrize("name", [*WITH_V4, *WITH_V6])
-def test_every_answer_is_that_of_linux(rejecting: RejectingLab, name: str) -> None:
+def test_every_answer_is_that_of_linux(rejecting: Rejecting, name: str) -> None:
     for packet in (IP(**V4) / UDP() / b"abc", IP(**V4) / TCP()) if name in WITH_V4 else (IPv6(**V6) / UDP(), IPv6(**V6) / TCP()):
         same_as_linux(rejecting, bytes(packet), name)
 
 
 @pytest.mark.parametrize("case", ODD_V4)
-def test_odd_packets_are_answered_as_by_linux(rejecting: RejectingLab, case: str) -> None:
+def test_odd_packets_are_answered_as_by_linux(rejecting: Rejecting, case: str) -> None:
     same_as_linux(rejecting, bytes(ODD_V4[case]), "icmp-port-unreachable")
     if TCP in ODD_V4[case] or "TCP" in case:
         same_as_linux(rejecting, bytes(ODD_V4[case]), "tcp-reset")
 
 
 @pytest.mark.parametrize("case", ODD_V6)
-def test_odd_ipv6_packets_are_answered_as_by_linux(rejecting: RejectingLab, case: str) -> None:
+def test_odd_ipv6_packets_are_answered_as_by_linux(rejecting: Rejecting, case: str) -> None:
     same_as_linux(rejecting, bytes(ODD_V6[case]), "icmp6-port-unreachable")
     if TCP in ODD_V6[case] or "TCP" in case:
         same_as_linux(rejecting, bytes(ODD_V6[case]), "tcp-reset")
 
 
-def test_only_where_addresses_do_not_tell_linux_knows_better(rejecting: RejectingLab) -> None:
+def test_only_where_addresses_do_not_tell_linux_knows_better(rejecting: Rejecting) -> None:
     """The one known difference: that 10.0.0.255 is the broadcast address of a network."""
     packet = bytes(IP(src="10.0.0.9", dst="10.0.0.255") / UDP())
     assert rejecting.answers(packet, "icmp-port-unreachable") == []
@@ -690,7 +692,7 @@ def test_only_where_addresses_do_not_tell_linux_knows_better(rejecting: Rejectin
 
 @settings(max_examples=60, derandomize=True)
 @given(segment=st.tuples(st.sampled_from([IP(**V4), IPv6(**V6)]), tcp, payloads), reset=st.booleans())
-def test_any_segment_is_answered_as_by_linux(rejecting: RejectingLab, segment: tuple[Any, Any, bytes], reset: bool) -> None:
+def test_any_segment_is_answered_as_by_linux(rejecting: Rejecting, segment: tuple[Any, Any, bytes], reset: bool) -> None:
     ip, header, payload = segment
     unreachable = "icmp-port-unreachable" if ip.version == 4 else "icmp6-port-unreachable"
     same_as_linux(rejecting, bytes(ip / header / payload), "tcp-reset" if reset else unreachable)
