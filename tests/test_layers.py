@@ -99,6 +99,7 @@ ALLOWED: dict[str, list[str]] = {
     "nfnl._pump": ["nfnl.session.", "nfnl.transport.base", "nfnl.errors"],
     "nfnl._handles": ["nfnl.session.", "nfnl.subsys.", "nfnl.wire.constants", "nfnl.errors", "nfnl.packets", "nfnl._door"],
     "nfnl._door": ["nfnl.session.", "nfnl.transport.", "nfnl.subsys.", "nfnl.errors", "nfnl._pump", "nfnl._handles"],
+    "nfnl._expectations": ["nfnl.session.", "nfnl.subsys.", "nfnl.wire.constants"],
     "nfnl._table": [
         "nfnl.session.",
         "nfnl.transport.",
@@ -108,6 +109,7 @@ ALLOWED: dict[str, list[str]] = {
         "nfnl.errors",
         "nfnl._pump",
         "nfnl._door",
+        "nfnl._expectations",
     ],
     "nfnl.sync": [
         "nfnl.session.",
