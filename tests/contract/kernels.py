@@ -314,9 +314,10 @@ class LinuxUnderTest(KernelUnderTest):
     def send_stream(self, packet: bytes, *, segment: int) -> None:
         family, address, prefix = (socket.AF_INET, "127.0.0.1", "") if packet[0] >> 4 == 4 else (socket.AF_INET6, "::1", "-6 ")
         at = 20 if family == socket.AF_INET else 40
-        # nothing is to be sent a second time because its answer waits in a queue, and no headers are to hold options
-        for name in ("tcp_timestamps", "tcp_early_retrans"):
-            self.sysctl(f"net.ipv4.{name}", 0)
+        # nothing is to be sent a second time because its answer waits in a queue, no headers are to hold options, and on a slow
+        # machine, too, what is written at once is to leave at once
+        for name, value in (("tcp_timestamps", 0), ("tcp_early_retrans", 0), ("tcp_min_tso_segs", 64)):
+            self.sysctl(f"net.ipv4.{name}", value)
         done = self.kernel.run(f"ip {prefix}route replace local {address} dev lo table local rto_min 1000s")
         assert not done.returncode, done.stderr
 
