@@ -33,6 +33,7 @@ from nfnl.sim.af_netlink import Sock, SocketTable
 from nfnl.sim.conntrack import ConntrackTable
 from nfnl.sim.ct_change import Changes
 from nfnl.sim.ct_entry import Entry
+from nfnl.sim.ct_events import Events
 from nfnl.sim.ct_notify import Notifier
 from nfnl.sim.ctnetlink import ConntrackSubsystem
 from nfnl.sim.errnos import Errno
@@ -240,5 +241,6 @@ FAULTS: dict[str, Fault] = {
     "a flow made by a program is told like any other": Fault("CTEV", replaced(ctnetlink, "_CHANGED", 0)),
     "whoever misses an event has missed it": Fault("CTLOST", changed(Notifier, "_send", believe_all_heard)),
     "expectations may overlap": Fault("CTEXP", replaced(ExpectationTable, "_check", check_nothing)),
+    "what packets do is told by nobody": Fault("CTPKT", replaced(Events, "deliver", lambda self, entry: None)),
     "flows in /proc have no state": Fault("CTPROC", replaced(ct_proc, "_state_words", lambda entry: "")),
 }

@@ -190,6 +190,10 @@ class KernelUnderTest:
         """Hang something of no consequence at a hook, and take it away again."""
         raise NotImplementedError
 
+    def track(self) -> None:
+        """Have packets of IPv4 tracked, as somebody who asks for the state of flows does."""
+        raise NotImplementedError
+
     def use_labels(self) -> None:
         """Give new flows room for labels, as somebody who works with them does."""
         raise NotImplementedError
@@ -252,6 +256,9 @@ class FakeUnderTest(KernelUnderTest):
 
     def index_of(self, dev: str) -> int:
         return self.kernel._world.stack.device(dev).index
+
+    def track(self) -> None:
+        self.kernel._world.tracking.need(IPV4, "a test")
 
     def use_labels(self) -> None:
         self.kernel._world.conntrack.label_users += 1
@@ -346,6 +353,10 @@ class LinuxUnderTest(KernelUnderTest):
 
     def index_of(self, dev: str) -> int:
         return self.kernel._kernel.inside(lambda: socket.if_nametoindex(dev))
+
+    def track(self) -> None:
+        self.tracked = True
+        self.iptables("-A FORWARD -m conntrack --ctstate NEW")
 
     def use_labels(self) -> None:
         self.iptables("-t mangle -A OUTPUT -m connlabel --label 3 -j RETURN")
