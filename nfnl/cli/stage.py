@@ -48,6 +48,10 @@ class Stage(FakeKernel):
         """See `FakeKernel.forward`."""
         return self._seen(super().forward(packet, in_dev, out_dev))
 
+    def receive_frame(self, frame: bytes, port: str) -> Journey:
+        """See `FakeKernel.receive_frame`."""
+        return self._seen(super().receive_frame(frame, port))
+
     def _seen(self, journey: Journey) -> Journey:
         self.journeys.append(journey)
         self._turn()

@@ -158,6 +158,18 @@ def test_without_a_rule_a_rule_is_suggested(here: Path) -> None:
     assert "1 packet sent or received: 1 delivered." in done.stderr.decode()
 
 
+def test_a_bridge_in_a_scenario(here: Path) -> None:
+    header = bytes.fromhex("02000000000b 02000000000a")
+    frames = (header + b"\x08\0" + bytes(PING), header + b"\x08\6" + bytes(28))
+    lines = [f"kernel.receive_frame({frame!r}, 'left')" for frame in frames]
+    (here / "scenario.py").write_text("kernel.add_bridge('br0', ('left', 'right'), queue=5)\n" + "\n".join(lines))
+    done = pipe("queue", "5", "--scenario", "scenario.py", "--drop", "--watch")
+    ping, arp = done.stdout.decode().splitlines()
+    assert ping.split()[1:3] == ["FORWARD", "ICMP"]
+    assert "28 bytes, not IP" in arp
+    assert "2 packets sent or received: 2 dropped" in done.stderr.decode()
+
+
 def test_ctrl_c_ends_a_scenario(here: Path) -> None:
     (here / "scenario.py").write_text(f"kernel.iptables({RULE!r})\nwhile True: kernel.receive({bytes(PING)!r})\n")
     arguments = [*NFNL, "queue", "5", "--scenario", "scenario.py"]
