@@ -18,7 +18,7 @@ from pathlib import Path
 from nfnl.subsys.queue import CopyMode, QueueFlag, SkbInfo
 from nfnl.testing.lab import LinuxLab, enter_user_namespace
 from tests.contract.bridges import Bridge
-from tests.contract.ctkit import DCCP, UDPLITE, Cta
+from tests.contract.ctkit import DCCP, UDPLITE, Asker, Cta, flags_of, orig
 from tests.contract.kernels import LinuxUnderTest
 from tests.contract.trackkit import Connection, Wire, ip, udp
 from tests.contract.wirekit import (
@@ -189,6 +189,16 @@ def payloads_in_user_namespaces() -> str | None:
     """Root of a user namespace may replace packets; else his verdict is acknowledged and the packet vanishes."""
     fate = fate_of_a_replaced_packet()
     return None if fate == "delivered" else fate
+
+
+# ------------------------------------------------------------------------------------------------------------------------ flows
+
+
+@tried
+def flush_by_filter(kernel: LinuxUnderTest) -> str | None:
+    """Flows can be deleted by a filter of their tuples (CTA_FILTER)."""
+    answer = Asker(kernel).delete(flags_of(8) + orig())
+    return None if answer == "ACK" else f"the filter is not looked at, and the tuple alone gets {answer}"
 
 
 # --------------------------------------------------------------------------------------------------------------------- refusals
