@@ -192,9 +192,18 @@ def test_addresses_of_ipv4_mean_nothing_to_ipv6(asker: Asker) -> None:
 
 
 @rule("CTNAT-8")
-def test_a_reply_that_is_no_mirror_keeps_its_other_half(asker: Asker) -> None:
-    odd = tuple_(Cta.TUPLE_REPLY, "1.1.1.1", "2.2.2.2", UDP, 9, 10)
-    flow = asker.made(orig(), odd, src(at(MINIP, "10.9.5.5")))
-    assert flow.back.source == "1.1.1.1"
-    assert flow.back.numbers[0] == 9
-    assert flow.status & (SRC_NAT_DONE | DST_NAT_DONE) == SRC_NAT_DONE | DST_NAT_DONE
+@pytest.mark.parametrize(
+    ("said", "source", "destination", "bits"),
+    [
+        (src(at(MINIP, "10.9.5.5")), "1.1.1.1", "10.9.5.5", SRC_NAT),
+        (dst(at(MINIP, "10.9.6.6")), "10.9.6.6", "2.2.2.2", DST_NAT),
+        (src(), "1.1.1.1", "2.2.2.2", 0),
+    ],
+    ids=["source", "destination", "neither"],
+)
+def test_a_reply_that_is_no_mirror_keeps_its_other_half(
+    asker: Asker, said: bytes, source: str, destination: str, bits: int
+) -> None:
+    flow = asker.made(orig(), tuple_(Cta.TUPLE_REPLY, "1.1.1.1", "2.2.2.2", UDP, 9, 10), said)
+    assert flow.back == (source, destination, UDP, (9, 10), None)
+    assert flow.status == DONE | bits
