@@ -220,7 +220,7 @@ def test_the_processor_chooses_among_queues(kernel: KernelUnderTest, listeners: 
 @rule("QT-4")
 @pytest.mark.parametrize("program", ["iptables", "ip6tables"])
 def test_all_queues_are_too_many(kernel: KernelUnderTest, program: str) -> None:
-    with pytest.raises(IptablesError, match="Invalid argument"):
+    with pytest.raises(IptablesError, match=r"Invalid argument|out of range"):  # iptables 1.8.11 does not even ask the kernel
         getattr(kernel, program)("-A OUTPUT -j NFQUEUE --queue-balance 0:65535")
     getattr(kernel, program)("-A OUTPUT -j NFQUEUE --queue-balance 0:65534")
     getattr(kernel, program)("-A OUTPUT -j NFQUEUE --queue-balance 1:65535")
