@@ -8,6 +8,7 @@ exit status is 1 when a kernel that decides failed or could not be had, 0 else.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import runpy
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,7 +137,13 @@ def run(kernel: Wanted, options: argparse.Namespace, reports: Path) -> Outcome:
     try:
         image, outcome.source = found(kernel)
         outcome.linux = image.version
-        guest.run(image, command, tree=ROOT, share=reports, timeout=options.timeout, tell=say)
+        # with others beside it, what a guest prints comes in one piece
+        printed = io.BytesIO() if options.jobs > 1 else None
+        try:
+            guest.run(image, command, tree=ROOT, share=reports, timeout=options.timeout, tell=say, output=printed, errors=printed)
+        finally:
+            if printed is not None:
+                say(f"what {kernel.name} printed:\n{printed.getvalue().decode(errors='replace')}")
         outcome.read(reports)
     except (NfnlError, OSError) as error:
         outcome.trouble = str(error)
@@ -144,7 +152,7 @@ def run(kernel: Wanted, options: argparse.Namespace, reports: Path) -> Outcome:
 
 def say(text: str) -> None:
     """A line of ours among those of pytest."""
-    print(f"kernels: {text}", flush=True)
+    print("".join(f"kernels: {line}\n" for line in text.splitlines()), end="", flush=True)
 
 
 def compile_tests() -> None:
@@ -204,6 +212,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="the whole contract: minutes instead of one")
     parser.add_argument("--write", action="store_true", help="write docs/reference/kernels.json and kernels.md")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for each guest (default: 600)")
+    parser.add_argument("--jobs", type=int, default=1, help="guests at the same time (default: 1)")
     parser.add_argument("--reports", type=Path, help="keep what guests report below this directory")
     return parser.parse_args(words)
 
@@ -215,14 +224,16 @@ def main(words: Sequence[str] | None = None) -> int:
         say(f"no guests here: {why_not}")
         return 1
     compile_tests()
-    outcomes = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for kernel in wanted(options.kernels):
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as guests:
+
+        def attend(kernel: Wanted) -> Outcome:
             started = time.monotonic()
             place = (options.reports or Path(scratch)).absolute() / kernel.name.replace("/", "_").replace(":", "_")
-            outcomes.append(run(kernel, options, place))
-            for line in summary(outcomes[-1], time.monotonic() - started):
-                say(line)
+            outcome = run(kernel, options, place)
+            say("\n".join(summary(outcome, time.monotonic() - started)))
+            return outcome
+
+        outcomes = list(guests.map(attend, wanted(options.kernels)))
     if options.write:
         write(outcomes, "all" if options.all else "quick")
     return 0 if all(outcome.good or not outcome.wanted.decides for outcome in outcomes) else 1

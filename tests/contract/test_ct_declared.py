@@ -39,7 +39,7 @@ from nfnl.wire.declare import Direction, Message
 from nfnl.wire.header import NetlinkMessage
 from tests.contract.ctkit import CREATE, DUMP, TCP, UDP, V4, V6, Asker
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.wirekit import ACK, REQUEST
 
 A, B = IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2")
@@ -129,6 +129,7 @@ def test_changing_and_removing(kernel: KernelUnderTest, asker: Asker) -> None:
 
 
 @rule("CTFILT-9")
+@needs("flush-by-filter")
 def test_a_filter(asker: Asker) -> None:
     for port in (1, 2):
         both: dict[str, Any] = {"original": ipv4(A, B, UDP, port, 53), "reply": ipv4(B, A, UDP, 53, port)}
