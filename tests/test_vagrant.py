@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -25,6 +26,11 @@ SCRIPTS = sorted(
     if path.is_file() and path.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n")
 )
 
+#: The machines of the Vagrantfile: name, public box, kernel.
+MACHINES = re.findall(
+    r'^  "(\w+)" => "(.*)", +# Linux ([\d.]+)', (VAGRANT / "Vagrantfile").read_text(encoding="utf-8"), re.MULTILINE
+)
+
 #: Stands for Vagrant: ``vagrant ssh MACHINE --no-tty --command COMMAND`` runs the command right here, and notes it.
 STANDS_FOR_VAGRANT = """\
 #!/bin/sh
@@ -42,6 +48,15 @@ def test_the_vagrantfile_is_ruby() -> None:
     probes.require("ruby")
     done = run("ruby", "-c", VAGRANT / "Vagrantfile")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_has_the_machines_and_variables_of_the_vagrantfile() -> None:
+    text = (VAGRANT / "Vagrantfile").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "vagrant.md").read_text(encoding="utf-8")
+    assert [name for name, _, _ in MACHINES] == ["bookworm", "trixie", "noble"]
+    for name, box, kernel in MACHINES:
+        assert re.search(rf"^\| `{name}`.* \| `{box}` \| {kernel} \|", page, re.MULTILINE)
+    assert set(re.findall(r"NFNL_\w+", text)) <= set(re.findall(r"NFNL_\w+", page))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -140,7 +155,7 @@ def test_reports_are_fetched_and_replace_older_ones(guest: Guest) -> None:
 def test_the_first_machine_is_taken_when_none_is_named(guest: Guest) -> None:
     assert guest.run_suite(suite="true") == 0
     assert guest.notes()[0] == "bookworm: nfnl-suite"
-    assert list((VAGRANT / "Vagrantfile").read_text(encoding="utf-8").partition("MACHINES = {")[2].split('"'))[1] == "bookworm"
+    assert MACHINES[0][0] == "bookworm"
 
 
 @pytest.mark.parametrize("status", [1, 5])
