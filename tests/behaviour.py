@@ -18,7 +18,27 @@ from pathlib import Path
 from nfnl.subsys.queue import CopyMode, QueueFlag, SkbInfo
 from nfnl.testing.lab import LinuxLab, enter_user_namespace
 from tests.contract.bridges import Bridge
-from tests.contract.ctkit import DCCP, UDPLITE, Asker, Cta, flags_of, orig
+from tests.contract.ctkit import (
+    CREATE,
+    DCCP,
+    EXCL,
+    EXP,
+    LIFE,
+    NEW,
+    TCP,
+    UDPLITE,
+    A,
+    Asker,
+    B,
+    Cta,
+    Exp,
+    both,
+    flags_of,
+    helper,
+    name,
+    orig,
+    tuple_,
+)
 from tests.contract.kernels import LinuxUnderTest
 from tests.contract.trackkit import Connection, Wire, ip, udp
 from tests.contract.wirekit import (
@@ -199,6 +219,22 @@ def flush_by_filter(kernel: LinuxUnderTest) -> str | None:
     """Flows can be deleted by a filter of their tuples (CTA_FILTER)."""
     answer = Asker(kernel).delete(flags_of(8) + orig())
     return None if answer == "ACK" else f"the filter is not looked at, and the tuple alone gets {answer}"
+
+
+@tried
+def helper_of_expectations_ignored(kernel: LinuxUnderTest) -> str | None:
+    """An expectation has the helper of its master, whatever helper is asked for."""
+    asker = Asker(kernel)
+    asker.make(both(1, number=TCP, to=21), LIFE, helper("ftp"))
+    everything = ("255.255.255.255", "255.255.255.255", TCP, 0, 0xFFFF)
+    answer = asker.do(
+        NEW,
+        tuple_(Exp.TUPLE, A, B, TCP, 0, 5000) + tuple_(Exp.MASK, *everything) + orig(1, number=TCP, to=21, type=Exp.MASTER),
+        name(Exp.HELP_NAME, "nosuch"),
+        subsystem=EXP,
+        flags=CREATE | EXCL,
+    )
+    return None if answer == "ACK" else f"this kernel looks for it: {answer}"
 
 
 # --------------------------------------------------------------------------------------------------------------------- refusals
