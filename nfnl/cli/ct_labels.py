@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from nfnl.cli.ct_options import UsageProblem
+from nfnl.cli.ct_order import UsageProblem
 
 #: where the command looks (`CONNLABEL_CFG` of libnetfilter_conntrack and iptables)
 DEFAULT = Path("/etc/xtables/connlabel.conf")

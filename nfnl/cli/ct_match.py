@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
-from nfnl.cli.ct_options import Address, Masked, NatEnd, Net, Order, StatusWish
+from nfnl.cli.ct_order import Address, Masked, NatEnd, Net, Order, StatusWish
 from nfnl.session.eventfilter import EventConditions, EventFilter
 from nfnl.session.flowspec import FlowFilter, reply_to, tuple_of
 from nfnl.subsys.conntrack import (

@@ -7,68 +7,14 @@ messages are kept word for word, as scripts look at them; docs/explanation/connt
 from __future__ import annotations
 
 import argparse
-import ipaddress
-import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple, NoReturn
 
-from nfnl.subsys.conntrack import DccpState, Protocol, SctpState, Status, TcpState
+from nfnl.cli.ct_order import TABLES, WORDS, Address, Command, NatEnd, Net, Order, OutputProblem, UsageProblem
+from nfnl.cli.ct_values import VALUES, protocol_of, protocol_value
+from nfnl.subsys.conntrack import Protocol
 from nfnl.wire.constants import Family
 
-Address = IPv4Address | IPv6Address
-
-HINT = "Try `nfnl conntrack --help' for more information."
-
-
-class UsageProblem(Exception):
-    """The command line makes no sense; exit status 2."""
-
-
-class OutputProblem(Exception):
-    """What cannot be shown: forms of output that do not go together, a filter for nothing; exit status 1."""
-
-    def __init__(self, problem: str, warnings: Sequence[str] = ()) -> None:
-        super().__init__(problem)
-        #: what is to be said before
-        self.warnings = warnings
-
-
-class Command(Enum):
-    """What to do; the value is conntrack's letter, its long name, and the word."""
-
-    LIST = ("L", "dump", "list")
-    GET = ("G", "get", "get")
-    DELETE = ("D", "delete", "delete")
-    CREATE = ("I", "create", "create")
-    ADD = ("A", "add", "add")
-    UPDATE = ("U", "update", "update")
-    EVENTS = ("E", "event", "events")
-    FLUSH = ("F", "flush", "flush")
-    COUNT = ("C", "counter", "count")
-    STATS = ("S", "stats", "stats")
-    LOAD = ("R", "load-file", "load")
-
-    @property
-    def letter(self) -> str:
-        """As an option: ``-L``."""
-        return self.value[0]
-
-    @property
-    def long(self) -> str:
-        """As a long option: ``--dump``."""
-        return self.value[1]
-
-    @property
-    def word(self) -> str:
-        """As the first word: ``list``."""
-        return self.value[2]
-
-
-WORDS = {command.word: command for command in Command}
-TABLES = ("expect", "conntrack", "dying", "unconfirmed")
 #: columns of `Option.legal`: these commands on flows, then these on expectations
 _ON_FLOWS, _ON_EXPECTATIONS = "LIAUDGFE", "LIDGE"
 
@@ -167,75 +113,6 @@ NEEDED: dict[int, tuple[str, ...]] = {
     Protocol.ICMPV6: ("icmp_type", "icmp_code"),
 }
 _WITH_PORTS = frozenset((Protocol.TCP, Protocol.UDP, Protocol.UDPLITE, Protocol.SCTP, Protocol.DCCP, Protocol.GRE))
-_STATES: dict[int, type[TcpState | SctpState | DccpState]] = {
-    Protocol.TCP: TcpState,
-    Protocol.SCTP: SctpState,
-    Protocol.DCCP: DccpState,
-}
-
-_STATUS = {
-    "ASSURED": Status.ASSURED,
-    "SEEN_REPLY": Status.SEEN_REPLY,
-    "UNSET": Status(0),
-    "FIXED_TIMEOUT": Status.FIXED_TIMEOUT,
-    "EXPECTED": Status.EXPECTED,
-    "OFFLOAD": Status.OFFLOAD,
-    "HW_OFFLOAD": Status.HW_OFFLOAD,
-    "UNREPLIED": Status(0),
-    "SRC_NAT": None,
-    "DST_NAT": None,
-}
-EVENT_KINDS = ("ALL", "NEW", "UPDATES", "DESTROY")
-OUTPUTS = ("xml", "extended", "timestamp", "id", "ktimestamp", "labels", "userspace", "save", "json", "plain")
-
-
-class Masked(NamedTuple):
-    """A value and the bits of it that count."""
-
-    value: int
-    mask: int
-
-
-class Net(NamedTuple):
-    """An address, and how many of its bits count; None: all, unless a mask is said elsewhere."""
-
-    address: Address
-    bits: int | None
-
-
-class NatEnd(NamedTuple):
-    """What an end was translated to: any, an address, a port."""
-
-    address: Address | None = None
-    port: int | None = None
-
-
-class StatusWish(NamedTuple):
-    """Bits that must be set, and bits that must be clear."""
-
-    on: Status
-    off: Status
-
-
-@dataclass
-class Order:
-    """A whole command line."""
-
-    command: Command
-    table: str = "conntrack"
-    #: values by `Option.name` and the names in `PROTOCOL_OPTIONS`, already checked
-    values: dict[str, Any] = field(default_factory=dict)
-    family: Family = Family.UNSPEC
-    #: remarks that do not stop anything
-    warnings: list[str] = field(default_factory=list)
-    #: file of commands, of LOAD
-    file: str = ""
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values.get(name)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.values
 
 
 class _Parser(argparse.ArgumentParser):
@@ -354,7 +231,7 @@ def _check_legal(order: Order, said: dict[str, Any]) -> None:
         raise UsageProblem("Can't use -z with filtering parameters")
 
 
-# --- values ------------------------------------------------------------------------------------------------------------------
+# --- what is said ------------------------------------------------------------------------------------------------------------
 
 
 def _take_values(order: Order, said: dict[str, Any]) -> None:
@@ -365,9 +242,9 @@ def _take_values(order: Order, said: dict[str, Any]) -> None:
         if where:
             if name not in allowed.get(where, ()):
                 raise UsageProblem(f"unknown option `--{name}'")
-            order.values[where] = _protocol_value(where, name, text, number or 0)
+            order.values[where] = protocol_value(where, name, text, number or 0)
         else:
-            order.values[name] = _VALUES[name](text, _BY_NAME[name].longs[0], order)
+            order.values[name] = VALUES[name](text, _BY_NAME[name].longs[0], order)
     if order["output"] and "save" in order["output"] and len(order["output"]) > 1:
         raise OutputProblem("cannot combine save output with any other output type, use -o save only")
     for end in ("src", "dst"):
@@ -402,171 +279,3 @@ def _check_needed(order: Order) -> None:
     for name in needed:
         if name not in order:
             raise UsageProblem(f"You need to supply the `--{PROTOCOL_OPTIONS[number][name][0]}' option for this command")
-
-
-def number_of(text: str, option: str, most: int = 0xFFFFFFFF) -> int:
-    """A number, decimal or as in C. Raises `UsageProblem` (conntrack 1.4.7 takes what is no number for 0)."""
-    try:
-        value = int(text, 8 if text.startswith("0") and text.isdigit() and len(text) > 1 else 0)
-    except ValueError:
-        raise UsageProblem(f"Invalid value `{text}' of `--{option}'") from None
-    if not 0 <= value <= most:
-        raise UsageProblem(f"Invalid value `{text}' of `--{option}': it goes from 0 to {most}")
-    return value
-
-
-def protocol_of(text: str) -> int:
-    """A protocol by name, one the system knows or its number."""
-    try:
-        return Protocol[text.upper()]
-    except KeyError:
-        pass
-    try:
-        number = int(text, 0)
-    except ValueError:
-        try:
-            number = socket.getprotobyname(text)
-        except OSError:
-            raise UsageProblem(f"`{text}' unsupported protocol") from None
-    if not 0 <= number <= 255:
-        raise UsageProblem(f"`{text}' unsupported protocol")
-    return number
-
-
-def address_of(text: str) -> Address:
-    """An address of either family."""
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        raise UsageProblem(f"Invalid IP address `{text}'") from None
-
-
-def _net(text: str, option: str, order: Order) -> Net:
-    host, slash, bits = text.partition("/")
-    address = address_of(host)
-    if not slash:
-        return Net(address, None)
-    if not bits.isdigit() or int(bits) > address.max_prefixlen:
-        raise UsageProblem("Invalid netmask")
-    return Net(address, int(bits))
-
-
-def _host(text: str, option: str, order: Order) -> Address:
-    if "/" in text:
-        raise UsageProblem(f"CIDR notation unavailable for `--{option}'")
-    return address_of(text)
-
-
-def _nat(text: str, option: str, order: Order) -> NatEnd:
-    if not text:
-        return NatEnd()
-    if text.startswith("["):
-        host, closed, port = text[1:].partition("]")
-        if not closed:
-            raise UsageProblem(f"Invalid IP address `{text}'")
-        colon = port[:1]
-        port = port[1:]
-    elif text.count(":") > 1:
-        host, colon, port = text, "", ""
-    else:
-        host, colon, port = text.partition(":")
-    if colon and not port:
-        raise UsageProblem("No port specified after `:'")
-    if port and (not port.isdigit() or int(port) > 65535):
-        raise UsageProblem(f"Invalid port `{port}'")
-    return NatEnd(address_of(host) if host else None, int(port) if port else None)
-
-
-def _masked(text: str, option: str, order: Order) -> Masked:
-    value, slash, mask = text.partition("/")
-    return Masked(number_of(value, option), number_of(mask, option) if slash else 0xFFFFFFFF)
-
-
-def _chosen(text: str, choices: Sequence[str]) -> list[str]:
-    """Words of a list, each in any case and as short as one likes."""
-    found = []
-    for word in text.split(","):
-        fitting = [choice for choice in choices if word and choice.lower().startswith(word.lower())]
-        if not fitting:
-            raise UsageProblem(f"Bad parameter `{word}'")
-        found.append(fitting[0])
-    return found
-
-
-def _status(text: str, option: str, order: Order) -> StatusWish:
-    on = off = Status(0)
-    filtering = order.command in (Command.LIST, Command.DELETE, Command.EVENTS)
-    for word in text.split(","):
-        negated = word.startswith("!") and filtering
-        (name,) = _chosen(word[1:] if negated else word, [*_STATUS])
-        bit = _STATUS[name]
-        if bit is None:
-            order.warnings.append(f"WARNING: ignoring {name}, use --{name.replace('_', '-').lower()} instead")
-        elif name == "UNREPLIED":
-            on, off = (on | Status.SEEN_REPLY, off) if negated else (on, off | Status.SEEN_REPLY)
-        elif negated:
-            off |= bit
-        else:
-            on |= bit
-    if filtering and not on and not off:
-        raise OutputProblem("Operation failed: invalid parameters", order.warnings)
-    return StatusWish(on, off)
-
-
-def _output(text: str, option: str, order: Order) -> frozenset[str]:
-    return frozenset(_chosen(text, OUTPUTS))
-
-
-def _events(text: str, option: str, order: Order) -> frozenset[str]:
-    return frozenset(_chosen(text, EVENT_KINDS))
-
-
-def _family(text: str, option: str, order: Order) -> Family:
-    try:
-        return {"ipv4": Family.IPV4, "ipv6": Family.IPV6}[text]
-    except KeyError:
-        raise UsageProblem(f"`{text}' unsupported protocol") from None
-
-
-def _number(most: int = 0xFFFFFFFF) -> Any:
-    return lambda text, option, order: number_of(text, option, most)
-
-
-def _protocol(text: str, option: str, order: Order) -> int:
-    return protocol_of(text)
-
-
-def _text(text: str, option: str, order: Order) -> str:
-    return text
-
-
-_VALUES: dict[str, Any] = {
-    **dict.fromkeys(("src", "dst"), _net),
-    **dict.fromkeys(("reply_src", "reply_dst", "tuple_src", "tuple_dst", "mask_src", "mask_dst"), _host),
-    **dict.fromkeys(("src_nat", "dst_nat", "any_nat"), _nat),
-    **dict.fromkeys(("zone", "orig_zone", "reply_zone"), _number(0xFFFF)),
-    **dict.fromkeys(("timeout", "id", "secmark"), _number()),
-    "buffer_size": _number(0x7FFFFFFF),
-    **dict.fromkeys(("label", "label_add", "label_del", "labelmap", "nat_range", "zero"), _text),
-    "protonum": _protocol,
-    "status": _status,
-    "mark": _masked,
-    "family": _family,
-    "output": _output,
-    "event_mask": _events,
-}
-
-
-def _protocol_value(where: str, option: str, text: str, number: int) -> int:
-    if where == "state":
-        names = _STATES[number].__members__ | ({"LISTEN": TcpState.SYN_SENT2} if number == Protocol.TCP else {})
-        if text not in names or names[text] > 9 or text == "HEARTBEAT_ACKED":
-            raise UsageProblem(f"unknown {Protocol(number).name} state `{text}'")
-        return int(names[text])
-    if where == "role":
-        if text not in ("client", "server"):
-            raise UsageProblem(f"unknown role `{text}'")
-        return ("client", "server").index(text)
-    if where.startswith("icmp_") and where != "icmp_id":
-        return number_of(text, option, 255)
-    return number_of(text, option, 0xFFFFFFFF if where.endswith("vtag") else 0xFFFF)

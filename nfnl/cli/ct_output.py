@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,8 @@ _STEP = 1000
 class Output:
     """What is shown, in the form that was asked for."""
 
-    def __init__(self, forms: frozenset[str], label_names: dict[int, str], table: str) -> None:
+    def __init__(self, forms: frozenset[str], label_names: dict[int, str], table: str, clock: Callable[[], float]) -> None:
+        """``clock``: seconds since 1970, this machine's or a fake kernel's."""
         self.style = Style(
             extended="extended" in forms,
             id="id" in forms,
@@ -43,8 +43,7 @@ class Output:
         self._root = "expect" if table == "expect" else "conntrack"
         self._opened = False
         self.shown = 0
-        #: the clock: that of this machine, or a fake kernel's
-        self.clock: Callable[[], float] = time.time
+        self._clock = clock
 
     @property
     def tabular(self) -> bool:
@@ -53,7 +52,7 @@ class Output:
 
     def text(self, entry: Entry, what: What | None = None) -> str:
         """One entry, in the form that was asked for."""
-        now = self.clock()
+        now = self._clock()
         if "json" in self._forms:
             return ct_text.flow_json(entry, what=what)
         if isinstance(entry, FlowAttributes):

@@ -1,7 +1,7 @@
 """Flows and expectations as text: lines equal to those of conntrack 1.4.7, its XML and its save format, and JSON.
 
-conntrack-tools and libnetfilter_conntrack are the model of what is written, byte for byte; see docs/explanation/conntrack-command.md.
-Addresses, numbers and states are read from messages; nothing here talks to a kernel.
+conntrack-tools and libnetfilter_conntrack are the model of what is written, byte for byte; see
+docs/explanation/conntrack-command.md. Addresses, numbers and states are read from messages; nothing here talks to a kernel.
 """
 
 from __future__ import annotations

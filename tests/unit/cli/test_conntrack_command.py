@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from nfnl.cli import conntrack
 from nfnl.cli.conntrack import World
-from nfnl.cli.ct_options import OPTIONS, Command, UsageProblem, parse
+from nfnl.cli.ct_options import OPTIONS, parse
+from nfnl.cli.ct_order import Command, UsageProblem
 from nfnl.sim import FakeKernel
 
 RECORDINGS = Path(__file__).parents[3] / "fixtures/conntrack/command"
