@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import inspect
 import json
-from collections import Counter
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import nfnl.subsys.expect
 import nfnl.subsys.queue  # noqa: F401 -- declares the messages to be written about
 from nfnl.sim import NOT_MODELLED
+from nfnl.wire.codec import decode
 from nfnl.wire.declare import Message, View, registry
 from nfnl.wire.describe import rows
 
@@ -171,11 +173,11 @@ def kernels() -> Iterator[str]:
     yield "## What they do differently"
     yield ""
     yield "Found out by trying, with the probes of `tests/behaviour.py` and `tests/probes.py`; what explains it was read in the"
-    yield "kernel's source. Distributions take fixes from newer kernels: the number is no proof."
+    yield "kernel's source. Distributions take fixes from newer kernels: the number is no proof. Empty: not asked."
     yield ""
     with (ROOT / "tests" / "behaviour.tsv").open(encoding="utf-8", newline="") as file:
         probes = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    answers = [["yes" if k["probes"].get(p["probe"]) == "" else "no" for k in found.values()] for p in probes]
+    answers = [[_answer(k["probes"].get(p["probe"])) for k in found.values()] for p in probes]
     explained = [f"{p['explained']} (`{p['source']}`)" for p in probes]
     yield from table(
         ("probe", *found, "it means", "since", "explained"),
@@ -195,6 +197,10 @@ def kernels() -> Iterator[str]:
     )
 
 
+def _answer(why_not: str | None) -> str:
+    return "" if why_not is None else "no" if why_not else "yes"
+
+
 def _kept(rule: str, kernel: dict[str, Any]) -> str:
     return "; ".join(ended or "yes" for ended in kernel["rules"].get(rule, ()))
 
@@ -203,11 +209,41 @@ def _differs(rule: str, found: dict[str, Any]) -> bool:
     return len({_kept(rule, kernel) for kernel in found.values()}) > 1
 
 
+def recordings() -> Iterator[str]:
+    """Which declared messages are recorded, and on which kernels."""
+    sys.path.append(str(ROOT))  # when it is this file that was run
+    from tests.recordings import every_recording
+
+    found: defaultdict[type, Counter[str]] = defaultdict(Counter)
+    for one in every_recording():
+        for message in decode(one.data, direction=one.direction):
+            found[type(message)][one.kernel or "no kernel: made by hand"] += 1
+    yield "# Recordings"
+    yield ""
+    yield "What nfnl declares is held to bytes of real kernels and of other programs, in `fixtures/`; none comes from nfnl's"
+    yield "own encoder. `nfnl record` makes those below `recorded`, on the present kernel or with `--kernel` on another one;"
+    yield "`fixtures/scenarios.toml` says what is played."
+    yield ""
+    head = ("subsystem", "message", "direction", "recorded on Linux (how often)")
+    yield from table(
+        head,
+        [
+            (cls.__subsystem__.name, f"`{cls.__name__}`", cls.__direction__.value, _where(found[cls]))
+            for cls in sorted(registry.values(), key=lambda cls: (cls.__subsystem__.name, cls.__type__))
+        ],
+    )
+
+
+def _where(counts: Counter[str]) -> str:
+    return ", ".join(f"{kernel} ({count})" for kernel, count in sorted(counts.items())) or "nowhere"
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "capabilities.md": capabilities,
     "kernels.md": kernels,
     "messages.md": messages,
     "not-modelled.md": not_modelled,
+    "recordings.md": recordings,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ class Recording:
     direction: Direction
     label: str
     data: bytes
+    #: version of the kernel it was made on
+    kernel: str = ""
 
 
 def exchanges(subsystem: str = "queue") -> Iterator[Recording]:
@@ -32,17 +35,36 @@ def exchanges(subsystem: str = "queue") -> Iterator[Recording]:
             else:
                 digits += line
         direction = Direction.FROM_KERNEL if notes["direction"] == "kernel->user" else Direction.TO_KERNEL
-        yield Recording(f"{path.parent.name}/{path.stem}", direction, notes["label"], bytes.fromhex(digits))
+        yield Recording(f"{path.parent.name}/{path.stem}", direction, notes["label"], bytes.fromhex(digits), notes["kernel"])
 
 
 def sessions(subsystem: str = "queue") -> Iterator[Recording]:
     """Whole conversations: a `>` or `<` label line, then the datagram in hex."""
     for path in sorted((FIXTURES / subsystem / "sessions").glob("*.txt")):
-        label = ""
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            if line[:1] in "><":
-                label = line
-            elif label:
-                direction = Direction.TO_KERNEL if label[0] == ">" else Direction.FROM_KERNEL
-                yield Recording(f"{path.stem}:{number}", direction, label[2:], bytes.fromhex(line))
-                label = ""
+        yield from _conversation(path, path.stem)
+
+
+def recorded(subsystem: str = "queue") -> Iterator[Recording]:
+    """The same, made by ``nfnl record``, of which each kernel has its own."""
+    for path in sorted((FIXTURES / subsystem / "recorded").rglob("*.txt")):
+        yield from _conversation(path, f"{path.parent.name}/{path.stem}")
+
+
+def every_recording() -> Iterator[Recording]:
+    """All of them, of all subsystems."""
+    for subsystem in ("queue", "conntrack", "expect"):
+        yield from exchanges(subsystem)
+        yield from sessions(subsystem)
+        yield from recorded(subsystem)
+
+
+def _conversation(path: Path, name: str) -> Iterator[Recording]:
+    label, text = "", path.read_text()
+    kernel = re.search(r"^# (?:recorded on )?Linux ([\d.]+\d)", text, re.MULTILINE)
+    for number, line in enumerate(text.splitlines(), 1):
+        if line[:1] in "><":
+            label = line
+        elif label:
+            direction = Direction.TO_KERNEL if label[0] == ">" else Direction.FROM_KERNEL
+            yield Recording(f"{name}:{number}", direction, label[2:], bytes.fromhex(line), kernel[1] if kernel else "")
+            label = ""

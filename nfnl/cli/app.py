@@ -9,7 +9,7 @@ import click
 import nfnl
 
 #: Each is a module beside this one with a ``command`` in it, loaded when it is asked for.
-COMMANDS = ("conntrack", "decode", "demo", "doctor", "lab", "queue", "show")
+COMMANDS = ("conntrack", "decode", "demo", "doctor", "lab", "queue", "record", "show")
 
 
 class _Commands(click.Group):
