@@ -158,6 +158,13 @@ class ConntrackTable:
         else:
             entry.expires = timeout
 
+    @staticmethod
+    def count_packet(entry: Entry, direction: int, size: int) -> None:
+        """A packet of so many bytes belongs to it (`nf_ct_acct_update`)."""
+        if entry.counters is not None:
+            entry.counters[2 * direction] += 1
+            entry.counters[2 * direction + 1] += size
+
     def shorten(self, entry: Entry, timeout: int) -> None:
         """Let it last ``timeout`` ticks from now on, if it would last longer."""
         if entry.expires - self.now > timeout:

@@ -8,7 +8,22 @@ from struct import unpack_from
 from nfnl.sim import tracker_sctp, tracker_tcp
 from nfnl.sim.checksums import is_right, is_right_sctp
 from nfnl.sim.ct_entry import Entry
-from nfnl.sim.skb import ICMP, ICMPV6, IPV4, TCP, UDP, Checksum, Skb, find_header
+from nfnl.sim.skb import (
+    AUTH,
+    DSTOPTS,
+    FRAGMENT,
+    HOPOPTS,
+    ICMP,
+    ICMPV6,
+    IPV4,
+    IPV6,
+    NONE,
+    ROUTING,
+    TCP,
+    UDP,
+    Checksum,
+    Skb,
+)
 from nfnl.sim.tcp_segment import read_segment
 from nfnl.sim.tracker import INVALID, Answer
 from nfnl.sim.tracker_simple import TRACKERS, sound_udp, sound_udplite, track_generic
@@ -17,14 +32,33 @@ from nfnl.sim.tuples import GRE, PORT_PROTOCOLS, SCTP, UDPLITE, Tuple
 #: Bytes of a transport header without which there is no tuple.
 _LEAST = {ICMP: 8, ICMPV6: 8}
 _PPP = 0x880B
+_FAMILIES = {ICMP: IPV4, ICMPV6: IPV6}
+_EXTENSIONS = frozenset((HOPOPTS, ROUTING, FRAGMENT, AUTH, NONE, DSTOPTS))
 
 
 def where(skb: Skb) -> tuple[int, int] | None:
     """Protocol and offset of the transport header; None if it cannot be found, or is in another fragment (`get_l4proto`)."""
+    if skb.family == IPV6:
+        return _behind_extensions(skb.data)
     _, _, protocol, fragment, at = skb.ip or skb.parse()
-    size = len(skb.data)
-    if protocol < 0 or fragment or at > size or (skb.family == IPV4 and at < 20):
+    if fragment or not 20 <= at <= len(skb.data):
         return None
+    return protocol, at
+
+
+def _behind_extensions(data: bytes) -> tuple[int, int] | None:
+    """`ipv6_skip_exthdr`. Where it ends nobody asks whether there is anything."""
+    protocol, at = data[6], 40
+    while protocol in _EXTENSIONS:
+        if protocol == NONE or len(data) < at + (4 if protocol == FRAGMENT else 2):
+            return None
+        if protocol == FRAGMENT:
+            if (data[at + 2] << 8 | data[at + 3]) & ~7:
+                return None
+            size = 8
+        else:
+            size = (data[at + 1] + 2) << 2 if protocol == AUTH else (data[at + 1] + 1) << 3
+        protocol, at = data[at], at + size
     return protocol, at
 
 
@@ -46,13 +80,10 @@ def tuple_of(family: int, data: bytes, protocol: int, at: int) -> Tuple | None:
 
 
 def _gre_keys(data: bytes, at: int) -> tuple[int, int] | None:
-    """`gre_pkt_to_tuple`: version 1 has the call id of PPTP, all others have nothing."""
-    if len(data) < at + 4:
-        return None
-    version, protocol = data[at + 1] & 7, data[at + 2] << 8 | data[at + 3]
-    if version != 1:
+    """`gre_pkt_to_tuple`: version 1 has the call id of PPTP, all others have nothing, nor has what is cut off."""
+    if len(data) < at + 8 or data[at + 1] & 7 != 1:
         return 0, 0
-    if len(data) < at + 8 or protocol != _PPP:
+    if data[at + 2] << 8 | data[at + 3] != _PPP:
         return None
     return 0, data[at + 6] << 8 | data[at + 7]
 
@@ -68,10 +99,8 @@ def inner_tuple(family: int, data: bytes) -> Tuple | None:
         return tuple_of(family, data, data[9], at)
     if len(data) < 40:
         return None
-    protocol, at, fragment = find_header(data)
-    if protocol < 0 or fragment & ~7:
-        return None
-    return tuple_of(family, data, protocol, at)
+    found = _behind_extensions(data)
+    return None if found is None else tuple_of(family, data, *found)
 
 
 def is_sound(skb: Skb, protocol: int, at: int) -> bool:
@@ -81,7 +110,10 @@ def is_sound(skb: Skb, protocol: int, at: int) -> bool:
     if protocol == UDP and skb.data[at + 6 : at + 8] == b"\0\0":
         return True
     # The tracker of UDP-Lite has the checksum verified as if it were UDP's, so a right one is taken for wrong.
-    return is_right(skb, UDP if protocol == UDPLITE else protocol, at)
+    if not is_right(skb, UDP if protocol == UDPLITE else protocol, at):
+        return False
+    skb.csum = Checksum.UNNECESSARY  # nobody has to look at it again (`__skb_checksum_complete`)
+    return True
 
 
 def track(entry: Entry, direction: int, skb: Skb, at: int, current: Mapping[str, int], now: int, checked: bool) -> Answer:
@@ -101,5 +133,7 @@ def track(entry: Entry, direction: int, skb: Skb, at: int, current: Mapping[str,
     if (protocol == UDP and not sound_udp(data)) or (protocol == UDPLITE and not sound_udplite(data)):
         return INVALID
     if checked and protocol in (UDP, UDPLITE) and not is_sound(skb, protocol, at):
+        return INVALID
+    if protocol in _FAMILIES and _FAMILIES[protocol] != skb.family:
         return INVALID
     return TRACKERS.get(protocol, track_generic)(entry, current, now)

@@ -103,7 +103,13 @@ def _rfc959(data: bytes, end: int | None, start: int) -> Announced | None:
     if found is None:
         return None
     numbers, length = found
-    return Announced(bytes(n & 0xFF for n in numbers[:4]), (numbers[4] << 8 | numbers[5]) & 0xFFFF, start, length)
+    return Announced(_packed(numbers), (numbers[4] << 8 | numbers[5]) & 0xFFFF, start, length)
+
+
+def _packed(numbers: list[int]) -> bytes:
+    """An address of four numbers; too large a one runs over into those before it."""
+    a, b, c, d = numbers[:4]
+    return ((a << 24 | b << 16 | c << 8 | d) & _U32).to_bytes(4, "big")
 
 
 def _port_command(data: bytes, family: int, start: int) -> Announced | None:
@@ -131,7 +137,7 @@ def _extended_port(data: bytes, family: int, start: int) -> Announced | None:
         found = _number(data[3:], 4, _DOT, data[0])
         if found is None:
             return None
-        packed, length = bytes(n & 0xFF for n in found[0]), found[1]
+        packed, length = _packed(found[0]), found[1]
     else:
         try:
             packed, length = IPv6Address(address.decode("ascii")).packed, len(address)
@@ -292,8 +298,8 @@ class FtpHelper:
 
     def _free_port(self, expectation: Expectation, port: int) -> int | None:
         """`nf_nat_exp_find_port`: that one if it can be, else one that is free."""
-        tries = [port, *(1024 + self._lots.draw(16) % 64512 for _ in range(128))]
-        for candidate in tries:
+        span = 0xFFFF - port
+        for candidate in (port, *(port + self._lots.draw(16) % span for _ in range(min(span, 128)))):
             expectation.tuple = expectation.tuple._replace(dst_part=candidate)
             try:
                 self._expectations.add(expectation)

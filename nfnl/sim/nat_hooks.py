@@ -110,12 +110,13 @@ class NatHooks:
                 if not self.nat.null_binding(entry, manip):
                     return self._no(skb, hook, "its flow cannot be bound")
         elif self._left_elsewhere(skb, entry, hook):
+            self.nat.table.count_packet(entry, direction_of(skb), len(skb.data))
             self.nat.table.delete(entry)
             return self._no(skb, hook, "it leaves by another device than its masqueraded flow")
         if self._is_translated(skb, entry, manip):
             target = entry.tuple(1 - direction_of(skb)).inverse()
             assert target is not None
-            self._rewrite(skb, hook, target, manip)
+            return self._rewrite(skb, hook, target, manip)
         return ACCEPT
 
     def _is_translated(self, skb: Skb, entry: Entry, manip: Manip) -> bool:
@@ -125,12 +126,14 @@ class NatHooks:
             bit ^= _BOTH
         return bool(entry.status & bit)
 
-    def _rewrite(self, skb: Skb, hook: int, target: Tuple, manip: Manip) -> None:
+    def _rewrite(self, skb: Skb, hook: int, target: Tuple, manip: Manip) -> int:
         before = skb.data
-        rewrite(skb, target, manip)
+        if not rewrite(skb, target, manip):
+            return self._no(skb, hook, "too short to be translated")
         if skb.data != before:
             end = "source" if manip is Manip.SRC else "destination"
             self._note(skb, hook, f"{end} becomes {_end(target, manip)}", "SNAT" if manip is Manip.SRC else "DNAT")
+        return ACCEPT
 
     def _error(self, skb: Skb, entry: Entry, hook: int, protocol: int, at: int) -> int:
         """`nf_nat_icmp_reply_translation`, `nf_nat_icmpv6_reply_translation`: inside and outside."""
@@ -144,10 +147,11 @@ class NatHooks:
         manip = MANIPS[hook]
         if self._is_translated(skb, entry, manip):
             other = entry.tuple(1 - direction_of(skb))
-            rewrite_quoted(skb, at + 8, other, Manip.DST if manip is Manip.SRC else Manip.SRC)
+            if not rewrite_quoted(skb, at + 8, other, Manip.DST if manip is Manip.SRC else Manip.SRC):
+                return self._no(skb, hook, "an ICMP error that quotes too little to be translated")
             target = other.inverse()
             assert target is not None
-            self._rewrite(skb, hook, target._replace(protocol=protocol), manip)
+            return self._rewrite(skb, hook, target._replace(protocol=protocol), manip)
         return ACCEPT
 
     def _left_elsewhere(self, skb: Skb, entry: Entry, hook: int) -> bool:

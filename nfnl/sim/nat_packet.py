@@ -12,21 +12,30 @@ from nfnl.sim.tuples import DCCP, GRE, SCTP, UDPLITE, Tuple
 _CHECKSUMS = {TCP: (16, 20), UDP: (6, 8), UDPLITE: (6, 8), DCCP: (6, 12)}
 #: ICMP with an identifier
 _QUERIES = {ICMP: frozenset((0, 8, 13, 14, 15, 16, 17, 18)), ICMPV6: frozenset((128, 129))}
+_REWRITTEN = frozenset((*_CHECKSUMS, *_QUERIES, SCTP, GRE))
 _MANGLED_0 = 0xFFFF
 
 
-def rewrite(skb: Skb, target: Tuple, manip: Manip) -> None:
-    """Give the packet the source or the destination of a tuple, and put its checksums right (`nf_nat_manip_pkt`)."""
+def rewrite(skb: Skb, target: Tuple, manip: Manip) -> bool:
+    """Give the packet the source or the destination of a tuple, and put its checksums right (`nf_nat_manip_pkt`).
+
+    False: too little of its transport header is there, and it is to be dropped.
+    """
     changed = _rewritten(skb.data, skb.family, target, manip, skb.csum is Checksum.PARTIAL)
+    if changed is None:
+        return False
     if changed != skb.data:
         skb.set_data(changed)
+    return True
 
 
-def rewrite_quoted(skb: Skb, at: int, target: Tuple, manip: Manip) -> None:
+def rewrite_quoted(skb: Skb, at: int, target: Tuple, manip: Manip) -> bool:
     """The same for the packet that an ICMP error quotes, which begins at ``at``; then the error's own checksum is made anew."""
     data = skb.data
     start = at - 8
     inner = _rewritten(data[at:], skb.family, target, manip, False)
+    if inner is None:
+        return False
     message = data[start : start + 2] + b"\0\0" + data[start + 4 : at] + inner
     if skb.csum is not Checksum.PARTIAL:
         src, dst, *_ = skb.parse()
@@ -35,25 +44,29 @@ def rewrite_quoted(skb: Skb, at: int, target: Tuple, manip: Manip) -> None:
     else:
         message = message[:2] + data[start + 2 : start + 4] + message[4:]
     skb.set_data(data[:start] + message)
+    return True
 
 
-def _rewritten(data: bytes, family: int, target: Tuple, manip: Manip, partial: bool) -> bytes:
+def _rewritten(data: bytes, family: int, target: Tuple, manip: Manip, partial: bool) -> bytes | None:
     address = target.src if manip is Manip.SRC else target.dst
     if family == IPV4:
         if len(data) < 20:
-            return data
+            return None
         place, at = (12 if manip is Manip.SRC else 16), (data[0] & 0xF) << 2
         fragment = (data[6] << 8 | data[7]) & 0x1FFF
     else:
         if len(data) < 40:
-            return data
+            return None
         place = 8 if manip is Manip.SRC else 24
         _, at, flags = find_header(data)
         fragment = flags & ~7
     old = data[place : place + len(address)]
     payload = data[at:]
     if not fragment:
-        payload = _transport(payload, target, manip, old, address, partial)
+        rewritten = _transport(payload, target, manip, old, address, partial)
+        if rewritten is None:
+            return None
+        payload = rewritten
     head = data[:place] + address + data[place + len(address) : at]
     if family == IPV4:
         sum_ = replaced(int.from_bytes(head[10:12], "big"), old, address)
@@ -61,17 +74,21 @@ def _rewritten(data: bytes, family: int, target: Tuple, manip: Manip, partial: b
     return head + payload
 
 
-def _transport(data: bytes, target: Tuple, manip: Manip, old_address: bytes, address: bytes, partial: bool) -> bytes:
-    """`l4proto_manip_pkt`: from the transport header on."""
+def _transport(data: bytes, target: Tuple, manip: Manip, old_address: bytes, address: bytes, partial: bool) -> bytes | None:
+    """`l4proto_manip_pkt`: from the transport header on. An ICMP error may quote no more than its first 8 bytes; None: not even that."""
     protocol = target.protocol
+    if protocol not in _REWRITTEN:
+        return data
+    if len(data) < 8:
+        return None
     if protocol in _CHECKSUMS:
         return _ports(data, target, manip, old_address, address, partial)
     if protocol == SCTP:
+        data = _with_port(data, target, manip)
         if len(data) < 12:
             return data
-        data = _with_port(data, target, manip)
         return data[:8] + crc32c(data[:8] + bytes(4) + data[12:]).to_bytes(4, "little") + data[12:]
-    if protocol in _QUERIES and len(data) >= 8:
+    if protocol in _QUERIES:
         sum_ = int.from_bytes(data[2:4], "big")
         if protocol == ICMPV6:
             sum_ = replaced(sum_, old_address, address)
@@ -80,7 +97,7 @@ def _transport(data: bytes, target: Tuple, manip: Manip, old_address: bytes, add
             sum_ = replaced(sum_, data[4:6], new)
             data = data[:4] + new + data[6:]
         return data[:2] + sum_.to_bytes(2, "big") + data[4:]
-    if protocol == GRE and manip is Manip.DST and len(data) >= 8 and data[1] & 7 == 1:
+    if manip is Manip.DST and data[1] & 7 == 1:  # GRE
         return data[:6] + target.dst_part.to_bytes(2, "big") + data[8:]
     return data
 
@@ -92,8 +109,6 @@ def _with_port(data: bytes, target: Tuple, manip: Manip) -> bytes:
 
 
 def _ports(data: bytes, target: Tuple, manip: Manip, old_address: bytes, address: bytes, partial: bool) -> bytes:
-    if len(data) < 8:
-        return data
     protocol = target.protocol
     changed = _with_port(data, target, manip)
     place, size = _CHECKSUMS[protocol]

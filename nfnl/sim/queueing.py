@@ -305,6 +305,10 @@ class QueueTable:
 
     def _enqueue_whole_or_split(self, queue: Queue, skb: Skb, hook: int, index: int) -> None:
         """`nfqnl_enqueue_packet`. With a segment for which there is no place those behind it are lost, too, and not counted."""
+        if _is_shared(skb):
+            skb.detach()
+            skb.drop("its flow is not confirmed, and another packet belongs to it as well")
+            return
         whole = not skb.gso_size or queue.flags & GSO
         packets = iter([skb] if whole else gso.split(skb))
         for packet in packets:
@@ -412,6 +416,14 @@ class QueueTable:
 
     def _note(self, skb: Skb, hook: int, what: str, result: str) -> None:
         skb.journey.steps.append(Step(HOOK_NAMES[hook], "", "", what, result))
+
+
+def _is_shared(skb: Skb) -> bool:
+    """`nf_ct_drop_unconfirmed`: its flow has died before it was confirmed, or more than one packet would have to confirm it."""
+    entry = skb.ct
+    if entry is None or entry.confirmed:
+        return False
+    return entry.dying or entry.use > 1
 
 
 def _at_rest() -> None:

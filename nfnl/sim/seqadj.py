@@ -26,12 +26,12 @@ def note(entry: Entry, direction: int, seq: int, change: int) -> None:
     sides = list(entry.seqadj or NO_ADJUSTMENT)
     old = sides[direction]
     if old.before == old.after or after(seq, old.position):
-        sides[direction] = SequenceAdjustment(seq, old.after, old.after + change)
+        sides[direction] = SequenceAdjustment(seq, old.after, old.after + change & _U32)
     entry.seqadj = (sides[0], sides[1])
 
 
 def adjust(skb: Skb, entry: Entry, direction: int, at: int) -> bool:
-    """Shift the numbers of a packet (`nf_ct_seq_adjust`). False: it is cut off, and to be dropped."""
+    """Shift the numbers of a packet (`nf_ct_seq_adjust`). False: it is cut off, or its options are, and to be dropped."""
     if entry.protocol != TCP:
         return True
     data = skb.data
@@ -44,7 +44,10 @@ def adjust(skb: Skb, entry: Entry, direction: int, at: int) -> bool:
     changed = header[:4] + pack("!I", seq + _offset(mine, seq) & _U32) + header[8:]
     if header[13] & _ACK:
         changed = changed[:8] + pack("!I", _unshifted(theirs, ack)) + changed[12:]
-        changed = changed[:20] + _sacks(changed[20:], theirs)
+        options = _sacks(changed[20:], theirs)
+        if options is None:
+            return False
+        changed = changed[:20] + options
     if skb.csum is not Checksum.PARTIAL:  # the sum of the pseudo header knows nothing of them
         sum_ = replaced(int.from_bytes(header[16:18], "big"), _without_sum(header), _without_sum(changed))
         changed = changed[:16] + sum_.to_bytes(2, "big") + changed[18:]
@@ -65,8 +68,8 @@ def _unshifted(side: SequenceAdjustment, ack: int) -> int:
     return ack - (side.after if after(ack - side.before & _U32, side.position) else side.before) & _U32
 
 
-def _sacks(options: bytes, side: SequenceAdjustment) -> bytes:
-    """`nf_ct_sack_adjust`."""
+def _sacks(options: bytes, side: SequenceAdjustment) -> bytes | None:
+    """`nf_ct_sack_adjust`. None: one of the options is cut off."""
     at = 0
     while at < len(options) and options[at]:
         if options[at] == _NOP:
@@ -74,7 +77,7 @@ def _sacks(options: bytes, side: SequenceAdjustment) -> bytes:
             continue
         size = options[at + 1] if at + 1 < len(options) else 0
         if size < 2 or at + size > len(options):
-            break
+            return None
         if options[at] == _SACK and size >= 10 and (size - 2) % 8 == 0:
             edges = [_unshifted(side, edge) for edge in unpack_from(f"!{(size - 2) // 4}I", options, at + 2)]
             options = options[: at + 2] + pack(f"!{len(edges)}I", *edges) + options[at + size :]

@@ -79,6 +79,7 @@ _UNTRACKED6 = frozenset((130, 131, 132, 133, 134, 135, 136, 143, 151, 152))
 _REDIRECT6 = 137
 #: Protocols whose flows cannot have begun twice (`allow_clash` is off).
 _NEVER_TWICE = frozenset((TCP, SCTP, ICMP, ICMPV6))
+_NAT_DONE = Status.SRC_NAT_DONE | Status.DST_NAT_DONE
 
 #: Looks at a packet of a flow with a helper, with the offset of its transport header; a verdict.
 HelperFunction = Callable[[Skb, Entry, int], int]
@@ -262,9 +263,8 @@ class Tracking:
             table.events.cache(entry, answer.events)
         if answer.timeout is not None:
             table.refresh(entry, answer.timeout)
-        if (answer.timeout is not None or answer.kill) and entry.counters is not None:
-            entry.counters[2 * direction] += 1
-            entry.counters[2 * direction + 1] += len(skb.data)
+        if answer.timeout is not None or answer.kill:
+            table.count_packet(entry, direction, len(skb.data))
         if answer.kill:
             table.delete(entry)
 
@@ -327,15 +327,17 @@ class Tracking:
         entry = skb.ct
         if entry is None or skb.ctinfo == CtInfo.UNTRACKED:
             return ACCEPT
-        if entry.help is not None and skb.ctinfo != CtInfo.RELATED_REPLY:
-            verdict = self._help(skb, entry)
-            if verdict != ACCEPT:
-                return verdict
-        if entry.status & Status.SEQ_ADJUST and not _over_loopback(skb):
+        adjusted = entry.status & Status.SEQ_ADJUST and not _over_loopback(skb)
+        if (entry.help is not None or adjusted) and skb.ctinfo != CtInfo.RELATED_REPLY:
             found = ct_packet.where(skb)
-            if found is not None and not self.adjust_sequence(skb, entry, direction_of(skb), found[1]):
-                skb.journey.steps.append(_STEPS[hook, "its sequence numbers cannot be adjusted", "DROP"])
-                return DROP
+            if found is not None:
+                verdict = self._help(skb, entry, found[1])
+                if verdict != ACCEPT:
+                    return verdict
+                if adjusted and not self.adjust_sequence(skb, entry, direction_of(skb), found[1]):
+                    self.table.statistics.drop += 1
+                    skb.journey.steps.append(_STEPS[hook, "its sequence numbers cannot be adjusted", "DROP"])
+                    return DROP
         if entry.status & Status.CONFIRMED:
             if not entry.status & Status.DYING:
                 self.table.events.deliver(entry)
@@ -344,11 +346,10 @@ class Tracking:
             return ACCEPT
         return self._confirm(skb, entry, hook)
 
-    def _help(self, skb: Skb, entry: Entry) -> int:
+    def _help(self, skb: Skb, entry: Entry, at: int) -> int:
         helper = entry.help.helper if entry.help else None
         function = self.helpers.get(helper.name) if helper else None
-        found = ct_packet.where(skb) if function else None
-        return ACCEPT if function is None or found is None else function(skb, entry, found[1])
+        return ACCEPT if function is None else function(skb, entry, at)
 
     def _confirm(self, skb: Skb, entry: Entry, hook: int) -> int:
         """`__nf_conntrack_confirm`."""
@@ -370,7 +371,8 @@ class Tracking:
         return ACCEPT
 
     def _resolve_clash(self, skb: Skb, loser: Entry) -> bool:
-        """`nf_ct_resolve_clash`: two first packets of one flow. The later one joins the flow of the first.
+        """`nf_ct_resolve_clash`: two first packets of one flow. The later one joins the flow of the first, and stays as it was:
+        NEW, even if it goes the other way.
 
         Where only the original tuples are equal Linux lets the loser live for a second, by its reply tuple alone. That is left out:
         the packet is dropped.
@@ -380,17 +382,18 @@ class Tracking:
         found = self.table.lookup(loser.zone, loser.original) or self.table.lookup(loser.zone, loser.reply)
         if found is None:
             return False
-        winner, direction = found
-        tuples = {winner.original, winner.reply}
-        if tuples != {loser.original, loser.reply}:
+        winner, _ = found
+        if winner.status & _NAT_DONE and {winner.original, winner.reply} != {loser.original, loser.reply}:
             return False
+        info = skb.ctinfo
+        if winner.counters is not None and loser.counters is not None:
+            winner.counters[0] += 1
+            winner.counters[1] += loser.counters[1]
         winner.use += 1
         skb.detach()
-        skb.attach(winner, CtInfo.ESTABLISHED_REPLY if direction == REPLY else CtInfo.NEW, self.table.put)
-        if winner.counters is not None:
-            winner.counters[2 * direction] += 1
-            winner.counters[2 * direction + 1] += len(skb.data)
+        skb.attach(winner, info, self.table.put)
         self.table.statistics.clash_resolve += 1
+        self.table.events.deliver(winner)
         return True
 
     # ------------------------------------------------------------------ answers of this machine
