@@ -27,8 +27,6 @@ DATA_PLANE = [
     "hooks",
     "jhash",
     "balance",
-    "rules",
-    "tables",
     "gso",
     "bridge",
     "queueing",
@@ -61,6 +59,15 @@ DATA_PLANE = [
     "nat_hooks",
     "seqadj",
     "helper_ftp",
+    "ground",
+    "criteria",
+    "rules",
+    "matches",
+    "matches_around",
+    "matches_flow",
+    "targets",
+    "targets_flow",
+    "tables",
 ]
 CONTROL_PLANE = [
     "errnos",
@@ -84,7 +91,19 @@ CONTROL_PLANE = [
     "ctnetlink_expect",
     "transport",
 ]
-COMPOSITION = ["xtables", "xshared", "iptables", "sender", "kernel", "__init__"]
+COMPOSITION = [
+    "xtables",
+    "xt_packet",
+    "xt_flow",
+    "xt_targets",
+    "xt_nat",
+    "xt_known",
+    "xshared",
+    "iptables",
+    "sender",
+    "kernel",
+    "__init__",
+]
 
 #: module, or package with a dot at its end -> what it may import of nfnl. The most specific row counts.
 ALLOWED: dict[str, list[str]] = {

@@ -1,8 +1,8 @@
 """The five places where netfilter looks at a packet, and the functions that hang there (net/netfilter/core.c).
 
-Per family and hook there is a list of functions ordered by priority: the tables of iptables today, connection tracking and
-NAT among them later. A function answers with a *verdict word*: the verdict in the low byte, for QUEUE the number of the queue
-in the upper 16 bits and the bypass bit 0x8000, for DROP an errno in the upper 16 bits.
+Per family and hook there is a list of functions ordered by priority: the tables of iptables, connection tracking and translation.
+A function answers with a *verdict word*: the verdict in the low byte, for QUEUE the number of the queue in the upper 16 bits and the
+bypass bit 0x8000, for DROP an errno in the upper 16 bits.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ VERDICT_MASK = 0xFF
 #: go on with the next function if nobody listens at the queue
 QUEUE_BYPASS = 0x8000
 
-#: Where the functions of iptables and its neighbours hang, by priority: lower runs first (NF_IP_PRI_*,
-#: include/uapi/linux/netfilter_ipv4.h; the same numbers in IPv6). For the tables that are modelled; the rest of the ladder is
-#: raw -300, conntrack -200, nat -100 (destination) and 100 (source), security 50, confirm last.
-PRIORITIES = {"mangle": -150, "filter": 0}
+#: Where the tables of iptables hang, by priority: lower runs first (NF_IP_PRI_*, include/uapi/linux/netfilter_ipv4.h; the same
+#: numbers in IPv6). Between them: tracking -200, translation -100 (destination) and 100 (source), confirmation last.
+PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 
 
 class HookFunction(Protocol):

@@ -1,35 +1,39 @@
 """The iptables command, and iptables-restore: text in, changed tables out.
 
 Follows iptables-legacy 1.8.9 (iptables/iptables.c, iptables/iptables-restore.c, libiptc) down to its complaints, as far as it is
-modelled: tables mangle and filter; commands -A -C -D -I -R -S -F -Z -N -X -E -P; the matches and targets of `nfnl.sim.xtables`. All
-else raises `IptablesNotModelled`.
+modelled: all five tables; commands -A -C -D -I -R -S -F -Z -N -X -E -P; the matches and targets of `nfnl.sim.xt_known`. All else
+raises `IptablesNotModelled`.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from errno import E2BIG, EEXIST, EINVAL, ELOOP, EMLINK, ENOENT, ENOTEMPTY
+from errno import E2BIG, EEXIST, EINVAL, ELOOP, EMLINK, ENOENT, ENOTEMPTY, ERANGE
 
 from nfnl.errors import NfnlError, NotModelled
-from nfnl.sim.hooks import HookTable
+from nfnl.sim.ground import Ground
 from nfnl.sim.rules import STANDARD, Chain, Rule, TableError
 from nfnl.sim.skb import IPV4
 from nfnl.sim.tables import TABLES, Ruleset, Table
 from nfnl.sim.xshared import MAX_NAME, Command, OtherFamily, parse
+from nfnl.sim.xt_known import OTHER_MATCHES, OTHER_TARGETS
 from nfnl.sim.xtables import Problem
 
 _VERSION = "v1.8.9 (legacy)"
 
 
-#: What is not understood; `IptablesNotModelled` is raised for all of it but the last two.
+#: What is not understood; `IptablesNotModelled` is raised for what is refused.
 NOT_MODELLED = {
-    "tables raw, nat and security": "refused",
-    "matches but tcp, udp, icmp, icmp6 and mark": "refused",
-    "targets but ACCEPT, DROP, RETURN, QUEUE, MARK, NFQUEUE, REJECT and chains": "refused",
-    "--tcp-option, ranges of ICMP codes": "refused",
+    f"matches {', '.join(sorted(OTHER_MATCHES))}": "refused",
+    f"targets {', '.join(sorted(OTHER_TARGETS))}": "refused",
+    "ranges of ICMP codes, --suppl-groups, --nflog-range, --left-shift-mark and --right-shift-mark, names of labels": "refused",
     "-L, -h, -V, and -v with anything but -S": "refused; -S lists",
-    "names of hosts": "refused; names of services are those of a short list, others are unknown to it",
+    "names of hosts and users": "refused; names of services are those of a short list, others are unknown to it",
+    "-j CT --timeout": "there are no timeout policies, so that each is unknown",
+    "LOG and NFLOG": "the journey of the packet has a step of it, and nobody else is told",
+    "-m statistic --mode random": "the lots come from a seed",
+    "-m conntrack and its like behind -j CT in the raw table": "see no flow; in Linux one that is all zeros",
     "iptables-restore --noflush and --test": "there is no way to ask for them",
     "-Z in a file for iptables-restore": "sets counters to 0; in Linux those set by the same file stay",
 }
@@ -57,9 +61,9 @@ class IptablesNotModelled(IptablesError, NotModelled):
 class Iptables:
     """``iptables`` (family 2) or ``ip6tables`` (family 10) of one network namespace."""
 
-    def __init__(self, hooks: HookTable, family: int) -> None:
+    def __init__(self, ground: Ground, family: int) -> None:
         self.family = family
-        self.ruleset = Ruleset(hooks, family)
+        self.ruleset = Ruleset(ground, family)
         self.name = "iptables" if family == IPV4 else "ip6tables"
 
     def __call__(self, line: str) -> str:
@@ -88,8 +92,6 @@ class Iptables:
         return f"{text}{where}Try `{program} -h' or '{program} --help' for more information."
 
     def _table(self, name: str) -> Table:
-        if name in ("raw", "nat", "security"):
-            raise NotModelled(f"table {name}")
         if name not in TABLES:
             text = f"can't initialize {self.name} table `{name}': Table does not exist (do you need to insmod?)"
             raise IptablesError(3, f"{self.name} {_VERSION}: {text}\nPerhaps {self.name} or your kernel needs to be upgraded.")
@@ -137,7 +139,7 @@ class Iptables:
     def _restore_table(self, number: int, name: str, lines: list[tuple[int, str]], counters: bool, commit: int | None) -> None:
         program = f"{self.name}-restore"
         try:
-            if name not in TABLES and name not in ("raw", "nat", "security"):
+            if name not in TABLES:
                 raise Problem(f"{program}: unable to initialize table '{name}'")
             table = self._table(name)
             with table.transaction():
@@ -192,16 +194,32 @@ class Iptables:
                 raise Problem(f"Bad line {number}: need ]")
             pair = _counters(counts + bracket)
         try:
-            words = shlex.split(line)
-        except ValueError as error:
-            raise Problem(f"{error}") from None
-        try:
-            command = parse(words, self.family, restoring=True)
+            command = parse(_words(line), self.family, table.name)
         except OtherFamily:
             return
         if counters and pair:
             command.counters = pair
         _COMMANDS[command.letter](command, table)
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line of a file (`add_param_to_argv`): a quote ends a word, a backslash counts inside quotes only."""
+    words: list[str] = []
+    word, inside, escaped = "", False, False
+    for c in line:
+        if inside and (escaped or c not in '\\"'):
+            word += c
+            escaped = False
+        elif inside and c == "\\":
+            escaped = True
+        elif inside or (c in " \t\n" and word):
+            words.append(word)
+            word, inside = "", False
+        elif c == '"':
+            inside = True
+        elif c not in " \t\n":
+            word += c
+    return [*words, word] if word else words
 
 
 def _counters(text: str) -> tuple[int, int] | None:
@@ -367,6 +385,7 @@ _REASONS = {
     EMLINK: "Too many links.",
     ENOENT: "No chain/target/match by that name.",
     ENOTEMPTY: "Directory not empty.",
+    ERANGE: "Numerical result out of range.",
 }
 _REASONS_OF_COMMAND = {
     ("N", EEXIST): "Chain already exists.",

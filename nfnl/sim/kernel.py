@@ -22,6 +22,7 @@ from nfnl.sim.ctnetlink_expect import ExpectSubsystem
 from nfnl.sim.errnos import Errno
 from nfnl.sim.expectations import ExpectationTable
 from nfnl.sim.gate import Gate
+from nfnl.sim.ground import Ground
 from nfnl.sim.helper_ftp import FtpHelper
 from nfnl.sim.hooks import HASH_SEED, HookTable
 from nfnl.sim.iptables import NOT_MODELLED as IPTABLES_NOT_MODELLED
@@ -89,6 +90,7 @@ class _World:
         self.tracking.expected["nat-follow-master"] = ftp.follow_master
         self.tracking.adjust_sequence = adjust
         self.nat_hooks = NatHooks(self.hooks, self.tracking, self.nat, self.stack.routing)
+        self.ground = Ground(self.hooks, self.clock, self.stack.routing, self.tracking, self.nat_hooks)
         self.stack.responder.related = self.tracking.belong_together
         self.stack.rejecter.closing = self.tracking.close
         ConntrackSubsystem(self.nfnetlink, self.sockets, self.conntrack, self.expectations, self.nat)
@@ -99,7 +101,7 @@ class _World:
     def iptables(self, family: int) -> Iptables:
         """The tables of a family, made when somebody asks for them."""
         if family not in self._iptables:
-            self._iptables[family] = Iptables(self.hooks, family)
+            self._iptables[family] = Iptables(self.ground, family)
         return self._iptables[family]
 
 

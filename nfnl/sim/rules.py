@@ -1,10 +1,10 @@
-"""Rules of iptables: what they ask of a packet and what they do with it; and chains of them.
+"""Rules of iptables and chains of them (the head of net/ipv4/netfilter/ip_tables.c, net/netfilter/x_tables.c).
 
-After net/netfilter/xt_tcpudp.c, xt_mark.c, xt_NFQUEUE.c and the head of net/ipv4/netfilter/ip_tables.c.
+A `Rule` says what it asks in plain fields. When it comes into a table it is compiled to a tuple of *predicates*: functions that get
+the packet and what `Skb.parse` found in it, and answer yes or no. A rule matches when all of them say yes; then its target
+acts. Texts are those of iptables-save 1.8.9; reading them is the business of `nfnl.sim.iptables`.
 
-A `Rule` says what it asks in plain fields, and is compiled once, when it is made, to a tuple of *predicates*: functions that get
-the packet and what `Skb.parse` found in it, and answer yes or no. A rule matches when all of them say yes. Texts are those of
-iptables-save 1.8.9; reading them is the business of `nfnl.sim.iptables`.
+What can be asked and done beyond what stands here is in `nfnl.sim.matches` and `nfnl.sim.targets` and their neighbours.
 """
 
 from __future__ import annotations
@@ -12,33 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from errno import E2BIG, EINVAL, ENOENT
-from struct import unpack_from
+from typing import ClassVar, NamedTuple
 
 from nfnl.errors import NfnlError
-from nfnl.sim.balance import nfqueue_hash
-from nfnl.sim.hooks import (
-    ACCEPT,
-    DROP,
-    HOOK_NAMES,
-    QUEUE,
-    QUEUE_BYPASS,
-)
+from nfnl.sim.criteria import Address, Interface, Predicate, Protocol, bang
+from nfnl.sim.ground import Ground
+from nfnl.sim.hooks import ACCEPT, DROP, HOOK_NAMES, QUEUE
 from nfnl.sim.journey import Step
-from nfnl.sim.skb import ICMP, IPV4, IPV6, TCP, Parsed, Skb
+from nfnl.sim.skb import Skb
 
-Predicate = Callable[[Skb, Parsed], bool]
-
-#: Names of protocols as iptables prints them (/etc/protocols of netbase).
-PROTOCOLS = {
-    1: "icmp", 2: "igmp", 3: "ggp", 4: "ipencap", 5: "st", 6: "tcp", 8: "egp", 9: "igp", 12: "pup", 17: "udp", 20: "hmp",
-    22: "xns-idp", 27: "rdp", 29: "iso-tp4", 33: "dccp", 36: "xtp", 37: "ddp", 38: "idpr-cmtp", 41: "ipv6", 43: "ipv6-route",
-    44: "ipv6-frag", 45: "idrp", 46: "rsvp", 47: "gre", 50: "esp", 51: "ah", 57: "skip", 58: "ipv6-icmp", 59: "ipv6-nonxt",
-    60: "ipv6-opts", 73: "rspf", 81: "vmtp", 88: "eigrp", 89: "ospf", 93: "ax.25", 94: "ipip", 97: "etherip", 98: "encap",
-    103: "pim", 108: "ipcomp", 112: "vrrp", 115: "l2tp", 124: "isis", 132: "sctp", 133: "fc", 135: "mobility-header",
-    136: "udplite", 137: "mpls-in-ip", 138: "manet", 139: "hip", 140: "shim6", 141: "wesp", 142: "rohc", 143: "ethernet",
-}  # fmt: skip
-
-TCP_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32}
+#: What a target does to a packet at a hook. Answers with a verdict word, or CONTINUE.
+Action = Callable[[Skb, int], int]
 
 
 class TableError(NfnlError):
@@ -49,320 +33,118 @@ class TableError(NfnlError):
         self.errno = errno
 
 
-class Hotdrop(Exception):
-    """A match found the packet too broken to look at: it is dropped at once (`par->hotdrop`)."""
+class Place(NamedTuple):
+    """Where a rule stands: in which table, and at which hooks packets can get there (a bit for each)."""
+
+    table: str
+    hooks: int
 
 
-# ---------------------------------------------------------------------------------------------------------- what rules ask
+class Match:
+    """``-m``: something asked of a packet."""
 
+    __slots__ = ()
+    #: it asks tracking, which is switched on for it
+    tracks: ClassVar[bool] = False
+    #: it counts, and begins anew whenever its table changes
+    counts: ClassVar[bool] = False
 
-def _bang(inverted: bool) -> str:
-    return "! " if inverted else ""
+    def predicate(self, ground: Ground) -> Predicate:
+        """The question."""
+        raise NotImplementedError
 
+    def check(self, rule: Rule, place: Place) -> None:
+        """What the kernel checks (`checkentry`). Raises `TableError`."""
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """``-s`` or ``-d``: the address under the mask. ``value`` has no bit outside ``mask``."""
+    def enter(self, ground: Ground, family: int) -> None:
+        """A rule with it has come into a table."""
+        if self.tracks:
+            ground.tracking.need(family, "iptables")
 
-    value: int
-    mask: int
-    inverted: bool = False
-
-    def predicate(self, family: int, which: int) -> Predicate | None:
-        """``which`` 0: the source, 1: the destination; None when it holds for every packet."""
-        size = 4 if family == IPV4 else 16
-        value, mask, inverted = self.value, self.mask, self.inverted
-        if not mask and not inverted:
-            return None
-        wanted = value.to_bytes(size, "big")
-        if mask == (1 << 8 * size) - 1:
-            if which:
-                return lambda _, ip: (ip[1] == wanted) is not inverted
-            return lambda _, ip: (ip[0] == wanted) is not inverted
-        if which:
-            return lambda _, ip: (int.from_bytes(ip[1], "big") & mask == value) is not inverted
-        return lambda _, ip: (int.from_bytes(ip[0], "big") & mask == value) is not inverted
-
-    def text(self, family: int, option: str) -> str:
-        """``-s 10.0.0.0/8``; nothing when it holds for every packet."""
-        if not self.mask and not self.inverted:
-            return ""
-        bits = 32 if family == IPV4 else 128
-        length = self.mask.bit_count()
-        contiguous = self.mask == ((1 << bits) - 1) ^ ((1 << (bits - length)) - 1)
-        behind = str(length) if contiguous else address_text(self.mask, family)
-        return f"{_bang(self.inverted)}{option} {address_text(self.value, family)}/{behind}"
-
-
-@dataclass(frozen=True, slots=True)
-class Interface:
-    """``-i`` or ``-o``: a name, or with ``+`` at its end what a name starts with."""
-
-    name: str
-    inverted: bool = False
-
-    def predicate(self, out: bool) -> Predicate:
-        name, inverted = self.name, self.inverted
-        if name.endswith("+"):
-            start = name[:-1]
-            if out:
-                return lambda skb, _: (skb.outdev.name if skb.outdev else "").startswith(start) is not inverted
-            return lambda skb, _: (skb.indev.name if skb.indev else "").startswith(start) is not inverted
-        if out:
-            return lambda skb, _: (skb.outdev is not None and skb.outdev.name == name) is not inverted
-        return lambda skb, _: (skb.indev is not None and skb.indev.name == name) is not inverted
-
-    def text(self, option: str) -> str:
-        """``-i eth+``; nothing for ``+`` alone, inverted or not (iptables loses the ``!`` there)."""
-        return "" if self.name == "+" else f"{_bang(self.inverted)}{option} {self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """``-p``: the number of the transport protocol; 0 is every one."""
-
-    number: int
-    inverted: bool = False
-
-    def predicate(self, family: int) -> Predicate | None:
-        number, inverted = self.number, self.inverted
-        if not number:
-            return None
-        if family == IPV4:
-            return lambda _, ip: (ip[2] == number) is not inverted
-
-        def ipv6(_: Skb, ip: Parsed) -> bool:
-            if ip[2] < 0:  # the extension headers are broken off
-                if not ip[3]:
-                    raise Hotdrop
-                return False
-            return (ip[2] == number) is not inverted
-
-        return ipv6
+    def leave(self, ground: Ground, family: int) -> None:
+        """A rule with it is gone."""
+        if self.tracks:
+            ground.tracking.release(family, "iptables")
 
     def text(self) -> str:
-        """``-p tcp``."""
-        return f"{_bang(self.inverted)}-p {PROTOCOLS.get(self.number, self.number)}" if self.number else ""
+        """As iptables-save prints it."""
+        raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Ports ``low`` to ``high``, both included."""
+class Target:
+    """``-j``: something done about a packet."""
 
-    low: int = 0
-    high: int = 0xFFFF
-    inverted: bool = False
+    __slots__ = ()
+    #: it works on what tracking says, which is switched on for it
+    tracks: ClassVar[bool] = False
+    #: the only table it may stand in; None: any
+    table: ClassVar[str | None] = None
+    #: the only hooks it may be met at, a bit for each; None: any
+    hooks: ClassVar[int | None] = None
 
-    def text(self, option: str) -> str:
-        """``--dport 80``. Nothing for all ports, inverted or not (iptables loses the ``!`` there)."""
-        if self.low == 0 and self.high == 0xFFFF:
-            return ""
-        ports = str(self.low) if self.low == self.high else f"{self.low}:{self.high}"
-        return f"{_bang(self.inverted)}{option} {ports}"
+    def verdict(self) -> int:
+        """The verdict word, CONTINUE ..., or CALL where that is for `action` to say."""
+        return CALL
 
+    def action(self, ground: Ground, rule: Rule) -> Action:
+        """What it does; for CALL."""
+        raise NotImplementedError
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """``-m tcp`` and ``-m udp`` (xt_tcpudp.c). A later fragment has no ports and does not match, whatever is asked."""
+    def check(self, rule: Rule, place: Place) -> None:
+        """What the kernel checks. Raises `TableError`."""
+        if self.table not in (None, place.table) or (self.hooks is not None and place.hooks & ~self.hooks):
+            raise TableError(EINVAL)
 
-    protocol: int
-    sports: Range = Range()
-    dports: Range = Range()
-    #: TCP: (mask, wanted bits, inverted); None: not asked
-    flags: tuple[int, int, bool] | None = None
+    def enter(self, ground: Ground, family: int) -> None:
+        """A rule with it has come into a table."""
+        if self.tracks:
+            ground.tracking.need(family, "iptables")
 
-    @property
-    def name(self) -> str:
-        return PROTOCOLS[self.protocol]
+    def leave(self, ground: Ground, family: int) -> None:
+        """A rule with it is gone."""
+        if self.tracks:
+            ground.tracking.release(family, "iptables")
 
-    def predicate(self) -> Predicate:
-        tcp = self.protocol == TCP
-        header = 20 if tcp else 8
-        low_s, high_s, not_s = self.sports.low, self.sports.high, self.sports.inverted
-        low_d, high_d, not_d = self.dports.low, self.dports.high, self.dports.inverted
-        mask, wanted, not_flags = self.flags or (0, 0, False)
-
-        def matches(skb: Skb, ip: Parsed) -> bool:
-            if ip[3]:
-                if tcp and ip[3] == 1:  # a fragment made to overwrite the flags of the first (RFC 1858)
-                    raise Hotdrop
-                return False
-            if len(skb.data) < ip[4] + header:
-                raise Hotdrop
-            sport, dport = skb.ports or skb.parse_ports()
-            return (
-                (low_s <= sport <= high_s) is not not_s
-                and (low_d <= dport <= high_d) is not not_d
-                and (not mask or (skb.data[ip[4] + 13] & mask == wanted) is not not_flags)
-            )
-
-        return matches
+    def result(self) -> str:
+        """What a `Step` says of it."""
+        raise NotImplementedError
 
     def text(self) -> str:
-        parts = [f"-m {self.name}", self.sports.text("--sport"), self.dports.text("--dport")]
-        if self.flags:
-            mask, wanted, inverted = self.flags
-            parts.append(f"{_bang(inverted)}--tcp-flags {_flags_text(mask)} {_flags_text(wanted)}")
-        return " ".join(filter(None, parts))
+        """As iptables-save prints it."""
+        raise NotImplementedError
 
 
-def _flags_text(bits: int) -> str:
-    return ",".join(name for name, bit in TCP_FLAGS.items() if bits & bit) or "NONE"
+def at_hooks(*numbers: int) -> int:
+    """The bits of these hooks."""
+    return sum(1 << number for number in numbers)
 
 
-@dataclass(frozen=True, slots=True)
-class IcmpType:
-    """``-m icmp``, ``-m icmp6``: a type, and codes from ``low`` to ``high``. IPv4's type 255 is any."""
-
-    protocol: int
-    type: int
-    low: int = 0
-    high: int = 0xFF
-    inverted: bool = False
-
-    @property
-    def name(self) -> str:
-        return "icmp" if self.protocol == ICMP else "icmp6"
-
-    def predicate(self) -> Predicate:
-        wanted, low, high, inverted = self.type, self.low, self.high, self.inverted
-        any_type = self.protocol == ICMP and wanted == 0xFF
-
-        def matches(skb: Skb, ip: Parsed) -> bool:
-            at = ip[4]
-            if ip[3]:
-                return False
-            if len(skb.data) < at + 8:
-                raise Hotdrop
-            return (any_type or (skb.data[at] == wanted and low <= skb.data[at + 1] <= high)) is not inverted
-
-        return matches
-
-    def text(self) -> str:
-        option = "--icmp-type" if self.protocol == ICMP else "--icmpv6-type"
-        if self.protocol == ICMP and self.type == 0xFF:
-            value = "any"
-        else:
-            value = f"{self.type}/{self.low}" if (self.low, self.high) != (0, 0xFF) else str(self.type)
-        return f"-m {self.name} {_bang(self.inverted)}{option} {value}"
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """``-m mark``: the packet mark under a mask."""
-
-    value: int
-    mask: int = 0xFFFFFFFF
-    inverted: bool = False
-
-    protocol = 0
-    name = "mark"
-
-    def predicate(self) -> Predicate:
-        value, mask, inverted = self.value, self.mask, self.inverted
-        return lambda skb, _: (skb.mark & mask == value) is not inverted
-
-    def text(self) -> str:
-        mask = f"/{self.mask:#x}" if self.mask != 0xFFFFFFFF else ""
-        return f"-m mark {_bang(self.inverted)}--mark {self.value:#x}{mask}"
-
-
-Match = Ports | IcmpType | Mark
-
-
-# ---------------------------------------------------------------------------------------------------------- what rules do
-
+#: What `Table` does behind a rule that matched, where it is not a verdict word.
+CONTINUE, RETURN, JUMP, GOTO, CALL = -1, -2, -3, -4, -5
 
 #: What a target may be by itself.
 STANDARD = ("ACCEPT", "DROP", "QUEUE", "RETURN")
+_VERDICTS = {"ACCEPT": ACCEPT, "DROP": DROP, "QUEUE": QUEUE, "RETURN": RETURN}
 
 
 @dataclass(frozen=True, slots=True)
-class Standard:
+class Standard(Target):
     """``-j ACCEPT``, ``-j DROP``, ``-j RETURN``, and ``-j QUEUE``, which is queue 0."""
 
     name: str
+
+    def verdict(self) -> int:
+        return _VERDICTS[self.name]
+
+    def result(self) -> str:
+        return "QUEUE 0" if self.name == "QUEUE" else self.name
 
     def text(self) -> str:
         return f"-j {self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class SetMark:
-    """``-j MARK``: the new mark is ``(old & ~mask) ^ value``; the packet goes on to the next rule."""
-
-    value: int
-    mask: int = 0xFFFFFFFF
-
-    def text(self) -> str:
-        return f"-j MARK --set-xmark {self.value:#x}/{self.mask:#x}"
-
-
-@dataclass(frozen=True, slots=True)
-class NfQueue:
-    """``-j NFQUEUE``: to the queue with this number; with ``bypass`` on to the next *table* if nobody listens to it.
-
-    A ``total`` above 1 means so many queues from that number on: a hash of the addresses chooses, or with ``cpu_fanout`` the
-    processor that runs the hook. 0 is what becomes of 65536 in the 16 bits there are.
-    """
-
-    number: int = 0
-    bypass: bool = False
-    total: int = 1
-    cpu_fanout: bool = False
-
-    def check(self) -> None:
-        """`nfqueue_tg_check`. Raises `TableError` (EINVAL)."""
-        if not self.total:
-            raise TableError(EINVAL)
-
-    def choose(self, ip: Parsed, cpu: int, seed: int) -> int:
-        """Number of the queue for a packet (`nfqueue_tg_v3`); ``seed`` is that of the hash."""
-        if self.cpu_fanout:
-            return self.number + cpu % self.total
-        return self.number + nfqueue_hash(ip[0], ip[1], ip[2], self.total, seed)
-
-    def verdict(self, number: int) -> int:
-        """The verdict word that says so."""
-        return number << 16 | QUEUE | (QUEUE_BYPASS if self.bypass else 0)
-
-    def text(self) -> str:
-        queues = f"--queue-balance {self.number}:{self.number + self.total - 1}" if self.total > 1 else f"--queue-num {self.number}"
-        bypass, fanout = " --queue-bypass" if self.bypass else "", " --queue-cpu-fanout" if self.cpu_fanout else ""
-        return f"-j NFQUEUE {queues}{bypass}{fanout}"
-
-
-#: ``--reject-with``: its names, in the order iptables looks them up, and the ICMP code they stand for; None: a TCP reset.
-REJECT_WITH: dict[int, dict[str, int | None]] = {
-    IPV4: {
-        "icmp-net-unreachable": 0, "icmp-host-unreachable": 1, "icmp-proto-unreachable": 2, "icmp-port-unreachable": 3,
-        "icmp-net-prohibited": 9, "icmp-host-prohibited": 10, "tcp-reset": None, "icmp-admin-prohibited": 13,
-    },
-    IPV6: {
-        "icmp6-no-route": 0, "icmp6-adm-prohibited": 1, "icmp6-addr-unreachable": 3, "icmp6-port-unreachable": 4,
-        "tcp-reset": None, "icmp6-policy-fail": 5, "icmp6-reject-route": 6,
-    },
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """``-j REJECT``: drop it and tell its sender, with "destination unreachable" and this code, or None for a TCP reset."""
-
-    name: str
-    code: int | None
-
-    def check(self, table: str, protocol: Protocol) -> None:
-        """`reject_tg_check`. Raises `TableError` (EINVAL)."""
-        if table != "filter" or (self.code is None and protocol != Protocol(TCP)):
-            raise TableError(EINVAL)
-
-    def text(self) -> str:
-        return f"-j REJECT --reject-with {self.name}"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Jump:
+class Jump(Target):
     """``-j chain``, and ``-g chain``, which does not come back."""
 
     chain: Chain
@@ -374,20 +156,21 @@ class Jump:
     def __hash__(self) -> int:
         return hash((id(self.chain), self.goto))
 
+    def verdict(self) -> int:
+        return GOTO if self.goto else JUMP
+
+    def result(self) -> str:
+        return self.chain.name
+
     def text(self) -> str:
         return f"-{'g' if self.goto else 'j'} {self.chain.name}"
-
-
-Target = Standard | SetMark | NfQueue | Reject | Jump
-
-#: What `Table` does behind a rule that matched, where it is not a verdict word.
-CONTINUE, RETURN, JUMP, GOTO, SET_MARK, BALANCE, REJECT = -1, -2, -3, -4, -5, -6, -7
 
 
 class Rule:
     """A rule with its counters. What it asks and does never changes; two rules are the same rule when `same` says so."""
 
     __slots__ = (
+        "act",
         "action",
         "bytes",
         "dst",
@@ -430,11 +213,41 @@ class Rule:
         self.packets = packets
         #: IP lengths of the packets it matched, added up
         self.bytes = bytes
-        self.predicates = tuple(self._predicates())
-        self.action = _action(target)
+        self.predicates: tuple[Predicate, ...] = ()
+        #: what the target says by itself
+        self.action = CONTINUE if target is None else target.verdict()
+        #: what it does where that says CALL
+        self.act: Action = _nothing
         self.steps: list[Step | None] = [None] * len(HOOK_NAMES)
 
-    def _predicates(self) -> Iterator[Predicate]:
+    def compile(self, ground: Ground) -> None:
+        """Make ready to be asked; whatever a match has counted is forgotten."""
+        self.predicates = tuple(self._predicates(ground))
+        if self.target is not None and self.action == CALL:
+            self.act = self.target.action(ground, self)
+
+    def enter(self, ground: Ground) -> None:
+        """It has come into a table."""
+        for part in self._parts():
+            part.enter(ground, self.family)
+        self.compile(ground)
+
+    def leave(self, ground: Ground) -> None:
+        """It is gone from its table."""
+        for part in self._parts():
+            part.leave(ground, self.family)
+
+    def _parts(self) -> Iterator[Match | Target]:
+        yield from self.matches
+        if self.target is not None:
+            yield self.target
+
+    @property
+    def counts(self) -> bool:
+        """A match has to begin anew when the table changes."""
+        return any(match.counts for match in self.matches)
+
+    def _predicates(self, ground: Ground) -> Iterator[Predicate]:
         """In the order of the kernel, which shows when one of them drops the packet."""
         for predicate in (
             self.src.predicate(self.family, 0),
@@ -449,17 +262,16 @@ class Rule:
             fragment = self.fragment
             yield lambda _, ip: (ip[3] > 0) is fragment
         for match in self.matches:
-            yield match.predicate()
+            yield match.predicate(ground)
 
-    def check(self, table: str) -> None:
-        """What the kernel checks of a new rule in a table. Raises `TableError` (EINVAL)."""
-        for match in self.matches:
-            if match.protocol and (match.protocol != self.protocol.number or self.protocol.inverted):
-                raise TableError(EINVAL)
-        if isinstance(self.target, NfQueue):
-            self.target.check()
-        elif isinstance(self.target, Reject):
-            self.target.check(table, self.protocol)
+    def check(self, place: Place) -> None:
+        """What the kernel checks of a rule. Raises `TableError`."""
+        for part in self._parts():
+            part.check(self, place)
+
+    def is_for(self, protocol: int) -> bool:
+        """It asks for this transport protocol, and no other."""
+        return self.protocol == Protocol(protocol)
 
     @property
     def unconditional(self) -> bool:
@@ -476,7 +288,7 @@ class Rule:
 
     def text(self, counters: bool = False) -> str:
         """What stands behind ``-A CHAIN`` in iptables-save."""
-        fragment = "" if self.fragment is None else f"{_bang(not self.fragment)}-f"
+        fragment = "" if self.fragment is None else f"{bang(not self.fragment)}-f"
         parts = [
             self.src.text(self.family, "-s"),
             self.dst.text(self.family, "-d"),
@@ -491,20 +303,8 @@ class Rule:
         return " ".join(filter(None, parts))
 
 
-def _action(target: Target | None) -> int:
-    match target:
-        case None:
-            return CONTINUE
-        case Standard(name):
-            return {"ACCEPT": ACCEPT, "DROP": DROP, "QUEUE": QUEUE, "RETURN": RETURN}[name]
-        case NfQueue():
-            return target.verdict(target.number) if target.total == 1 else BALANCE
-        case SetMark():
-            return SET_MARK
-        case Reject():
-            return REJECT
-        case Jump():
-            return GOTO if target.goto else JUMP
+def _nothing(skb: Skb, hook: int) -> int:
+    return CONTINUE
 
 
 class Chain:
@@ -570,28 +370,3 @@ class Chain:
         self.packets = self.bytes = 0
         for rule in self.rules:
             rule.packets = rule.bytes = 0
-
-
-def address_text(value: int, family: int) -> str:
-    """As the C library's `inet_ntop` writes it."""
-    if family == IPV4:
-        return ".".join(map(str, value.to_bytes(4, "big")))
-    words = unpack_from("!8H", value.to_bytes(16, "big"))
-    start, length = _longest_zeros(words)
-    if start == 0 and (length == 6 or (length == 5 and words[5] == 0xFFFF)):
-        return ("::ffff:" if length == 5 else "::") + address_text(value & 0xFFFFFFFF, IPV4)
-    texts = [f"{word:x}" for word in words]
-    if length < 2:
-        return ":".join(texts)
-    return ":".join(texts[:start]) + "::" + ":".join(texts[start + length :])
-
-
-def _longest_zeros(words: tuple[int, ...]) -> tuple[int, int]:
-    best = (0, 0)
-    for start in range(8):
-        length = 0
-        while start + length < 8 and not words[start + length]:
-            length += 1
-        if length > best[1]:
-            best = (start, length)
-    return best

@@ -107,7 +107,8 @@ class Stack:
         hooks = HookTable()
         queues = QueueTable(hooks)
         stack = Stack(clock, queues)
-        iptables, ip6tables = Iptables(hooks, IPV4), Iptables(hooks, IPV6)      # nfnl.sim.iptables
+        ground = Ground(hooks, clock, stack.routing, tracking, nat_hooks)         # see nfnl.sim.kernel
+        iptables, ip6tables = Iptables(ground, IPV4), Iptables(ground, IPV6)    # nfnl.sim.iptables
 
     All of it is plain objects and bound methods: one `copy.deepcopy` of whatever holds them (one call, so that they stay connected)
     is a snapshot, and putting a deep copy of that copy in the same place restores it. Journeys are copied along, so those a tester

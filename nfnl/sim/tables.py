@@ -4,51 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from errno import EEXIST, EINVAL, ELOOP, EMLINK, ENOENT, ENOTEMPTY
 
-from nfnl.sim.hooks import (
-    ACCEPT,
-    DROP,
-    FORWARD,
-    HOOK_NAMES,
-    INPUT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    PRIORITIES,
-    HookTable,
-)
+from nfnl.sim.criteria import Hotdrop
+from nfnl.sim.ground import Ground
+from nfnl.sim.hooks import ACCEPT, DROP, FORWARD, HOOK_NAMES, INPUT, OUTPUT, POSTROUTING, PREROUTING, PRIORITIES
 from nfnl.sim.journey import Step
-from nfnl.sim.rules import (
-    CONTINUE,
-    JUMP,
-    STANDARD,
-    Chain,
-    Hotdrop,
-    Jump,
-    NfQueue,
-    Reject,
-    Rule,
-    SetMark,
-    Standard,
-    TableError,
-)
+from nfnl.sim.rules import CONTINUE, GOTO, JUMP, RETURN, STANDARD, Chain, Jump, Place, Rule, Standard, TableError
 from nfnl.sim.skb import Skb
 
 #: Hooks at which each table stands.
 TABLES = {
+    "raw": (PREROUTING, OUTPUT),
     "mangle": (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING),
+    "nat": (PREROUTING, INPUT, OUTPUT, POSTROUTING),
     "filter": (INPUT, FORWARD, OUTPUT),
+    "security": (INPUT, FORWARD, OUTPUT),
 }
+#: Where the chains of the nat table hang, below the function that translates.
+_NAT_PRIORITIES = {PREROUTING: -100, OUTPUT: -100, INPUT: 100, POSTROUTING: 100}
+
+_TO_CHAINS = (JUMP, GOTO)
 
 
 class Table:
     """One table of one family. It is a hook function itself."""
 
-    def __init__(self, name: str, family: int, hooks: HookTable) -> None:
+    def __init__(self, name: str, family: int, ground: Ground) -> None:
         self.name = name
-        self.hooks = hooks
+        self.ground = ground
         self.family = family
         builtin = [Chain(name, HOOK_NAMES[hook], hook) for hook in TABLES[name]]
         #: user chains, by name, as iptables lists them
@@ -80,27 +64,22 @@ class Table:
                                 return action
                             if action == CONTINUE:
                                 continue
-                            target = rule.target
-                            if isinstance(target, SetMark):
-                                skb.mark = skb.mark & ~target.mask ^ target.value
-                                continue
-                            if isinstance(target, Jump):
+                            if action in _TO_CHAINS:
+                                assert isinstance(rule.target, Jump)
                                 if action == JUMP:
                                     callers.append((here, rules))
-                                here = target.chain
+                                here = rule.target.chain
                                 rules = iter(here.rules)
                                 break
-                            if isinstance(target, Reject):
-                                self.hooks.reject(skb, target.code)
-                                return DROP
-                            if isinstance(target, NfQueue):  # one of several queues
-                                number = target.choose(ip, self.hooks.cpu, self.hooks.hash_seed)
-                                steps[-1] = replace(steps[-1], result=f"QUEUE {number}")
-                                return target.verdict(number)
-                            if callers:  # RETURN
-                                here, rules = callers.pop()
-                                break
-                            return self._policy(chain, skb)
+                            if action == RETURN:
+                                if callers:
+                                    here, rules = callers.pop()
+                                    break
+                                return self._policy(chain, skb)
+                            verdict = rule.act(skb, hook)
+                            if verdict >= 0:
+                                return verdict
+                            ip = skb.ip or skb.parse()
                     else:
                         if not callers:
                             break
@@ -146,11 +125,10 @@ class Table:
         user = self.user
         try:
             yield
+            reached = self._reached()
             for chain in self.chains:
                 for rule in chain.rules:
-                    rule.check(self.name)
-            if self._loops():
-                raise TableError(ELOOP)
+                    rule.check(Place(self.name, reached.get(rule, 0)))
         except BaseException:
             self.user = user
             for chain, name, rules, policy, packets, octets in before:
@@ -158,28 +136,45 @@ class Table:
                 if chain.builtin:
                     chain.set_policy(policy)
             raise
+        self._exchange({rule: None for _, _, rules, *_ in before for rule in rules})
 
-    def _loops(self) -> bool:
-        """A chain that a packet can get into leads back to itself (`mark_source_chains`)."""
-        harmless: set[int] = set()
-        path: set[int] = set()
+    def _exchange(self, before: dict[Rule, None]) -> None:
+        """As in Linux, the whole table is replaced: new rules come, then those that are no more go, and what counts begins anew."""
+        now = {rule: None for chain in self.chains for rule in chain.rules}
+        for rule in now:
+            if rule not in before:
+                rule.enter(self.ground)
+            elif rule.counts:
+                rule.compile(self.ground)
+        for rule in before:
+            if rule not in now:
+                rule.leave(self.ground)
 
-        def leads_to_itself(chain: Chain) -> bool:
-            if id(chain) in path:
-                return True
-            if id(chain) in harmless:
-                return False
-            path.add(id(chain))
+    def _reached(self) -> dict[Rule, int]:
+        """The hooks, a bit for each, from which packets can get to a rule (`mark_source_chains`).
+
+        Raises `TableError` (ELOOP) if a chain that they can get into leads back to itself.
+        """
+        reached: dict[Rule, int] = {}
+
+        def walk(chain: Chain, bit: int, path: set[Chain], seen: set[Chain]) -> None:
+            if chain in path:
+                raise TableError(ELOOP)
+            if chain in seen:
+                return
+            path.add(chain)
             for rule in chain.rules:
-                if isinstance(rule.target, Jump) and leads_to_itself(rule.target.chain):
-                    return True
+                reached[rule] = reached.get(rule, 0) | bit
+                if isinstance(rule.target, Jump):
+                    walk(rule.target.chain, bit, path, seen)
                 if rule.unconditional and isinstance(rule.target, Standard):
                     break  # nothing behind it is ever reached
-            path.remove(id(chain))
-            harmless.add(id(chain))
-            return False
+            path.remove(chain)
+            seen.add(chain)
 
-        return any(leads_to_itself(chain) for chain in self._builtin.values())
+        for hook, chain in self._builtin.items():
+            walk(chain, 1 << hook, set(), set())
+        return reached
 
     def clear(self) -> None:
         """No rules, no user chains, no counts; the policies stay."""
@@ -224,19 +219,7 @@ class Table:
 
 def _step(chain: Chain, rule: Rule, hook: int) -> Step:
     what = f"-A {chain.name} {rule.text()}".rstrip()
-    match rule.target:
-        case None:
-            result = "counted"
-        case NfQueue(number):
-            result = f"QUEUE {number}"
-        case SetMark(value, mask):
-            result = f"MARK {value:#x}" if mask == 0xFFFFFFFF else f"MARK {value:#x}/{mask:#x}"
-        case Reject():
-            result = "REJECT"
-        case Jump(target):
-            result = target.name
-        case Standard(name):
-            result = "QUEUE 0" if name == "QUEUE" else name
+    result = "counted" if rule.target is None else rule.target.result()
     step = rule.steps[hook] = Step(HOOK_NAMES[hook], chain.table, chain.name, what, result)
     return step
 
@@ -249,7 +232,7 @@ class MangleTable(Table):
             return Table.__call__(self, skb, hook)
         mark = skb.mark  # the one thing the modelled targets can change
         verdict = Table.__call__(self, skb, hook)
-        if skb.mark != mark and verdict != DROP and (error := self.hooks.reroute(skb)):
+        if skb.mark != mark and verdict != DROP and (error := self.ground.hooks.reroute(skb)):
             skb.journey.steps.append(Step(HOOK_NAMES[hook], self.name, "", "no route with the new mark", "DROP"))
             return error << 16 | DROP
         return verdict
@@ -258,8 +241,8 @@ class MangleTable(Table):
 class Ruleset:
     """The tables of one family. A table comes into being, and onto its hooks, when it is first asked for, as in Linux."""
 
-    def __init__(self, hooks: HookTable, family: int) -> None:
-        self.hooks = hooks
+    def __init__(self, ground: Ground, family: int) -> None:
+        self.ground = ground
         self.family = family
         #: in the order they came into being
         self.tables: dict[str, Table] = {}
@@ -270,8 +253,11 @@ class Ruleset:
             raise TableError(ENOENT)
         table = self.tables.get(name)
         if table is None:
-            table = (MangleTable if name == "mangle" else Table)(name, self.family, self.hooks)
+            table = (MangleTable if name == "mangle" else Table)(name, self.family, self.ground)
             self.tables[name] = table
             for hook in TABLES[name]:
-                self.hooks.register(self.family, hook, PRIORITIES[name], name, table)
+                if name == "nat":
+                    self.ground.nat.add(self.family, hook, _NAT_PRIORITIES[hook], name, table)
+                else:
+                    self.ground.hooks.register(self.family, hook, PRIORITIES[name], name, table)
         return table

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from errno import EINVAL
 
 from nfnl.errors import NotModelled
-from nfnl.sim import xtables
-from nfnl.sim.rules import STANDARD, Address, Interface, Jump, Protocol, Rule, Standard, TableError, Target
+from nfnl.sim import xt_known, xtables
+from nfnl.sim.criteria import Address, Interface, Protocol
+from nfnl.sim.rules import STANDARD, Jump, Rule, Standard, TableError, Target
 from nfnl.sim.skb import IPV4
 from nfnl.sim.tables import Table
 from nfnl.sim.xtables import MatchExtension, Problem, TargetExtension
@@ -107,11 +108,11 @@ _ILLEGAL = {
 class _Parser:
     """`do_parse`: getopt over the words, in their order, with the options of every extension named so far."""
 
-    def __init__(self, words: list[str], family: int, restoring: bool) -> None:
+    def __init__(self, words: list[str], family: int, restoring: str) -> None:
         self.words = words
         self.at = 0
         self.restoring = restoring
-        self.command = Command(family=family)
+        self.command = Command(family=family, table=restoring or "filter")
         self.given: set[str] = set()
         self.inverted = False
         #: matches loaded because of ``-p``
@@ -146,6 +147,9 @@ class _Parser:
 
     def _check(self) -> None:
         command = self.command
+        if command.table == "nat" and "DROP" in (command.jump, command.second if command.letter == "P" else ""):
+            text = 'The "nat" table is not intended for filtering, the use of DROP is therefore inhibited.'
+            raise Problem(f"\n{text}\n\n")
         key = command.letter
         if command.number is not None and key in "DZ":
             key = key.lower()
@@ -188,6 +192,7 @@ class _Parser:
         if count and not values:
             raise Problem(f'option "{word}" requires an argument')
         inverted, self.inverted = self.inverted, False
+        owner.asked = self.command.protocol
         owner.take(option, values, inverted)
 
     def _lookup(self, name: str) -> tuple[str | None, xtables.Extension | None]:
@@ -209,7 +214,7 @@ class _Parser:
         command = self.command
         if "p" not in self.given or self.protocol_used:
             return False
-        match = xtables.find_protocol_match(command.protocol.number, command.family)
+        match = xt_known.find_protocol_match(command.protocol.number, command.family)
         if match is None or not any(option.startswith(name) for option in match.options):
             return False
         self.protocol_used = True
@@ -330,7 +335,7 @@ class _Parser:
             raise Problem(f"Invalid target name `{name}'")
         command.jump, command.goto = name, letter == "g"
         if letter == "j":
-            command.target = xtables.find_target(name, command.family)
+            command.target = xt_known.find_target(name, command.family)
 
     def _other(self, letter: str, value: str | None, inverted: bool, word: str) -> None:
         command = self.command
@@ -343,7 +348,7 @@ class _Parser:
                 raise Problem("The -t option cannot be used in " + self._restore_name() + ".\n")
             command.table = value or ""
         elif letter == "m":
-            match = xtables.find_match(value or "", command.family)
+            match = xt_known.find_match(value or "", command.family)
             if match is None:
                 raise Problem(f"Couldn't load match `{value}':No such file or directory\n")
             command.matches.append(match)
@@ -391,14 +396,14 @@ def _check_chain_name(name: str) -> None:
         raise Problem(f"chain name `{name}' too long (must be under {MAX_NAME + 1} chars)")
     if name[:1] in ("-", "!"):
         raise Problem(f"chain name not allowed to start with `{name[0]}'")
-    if xtables.is_target(name):
+    if xt_known.is_target(name):
         raise Problem("chain name may not clash with target name")
     if any(c.isspace() for c in name):
         raise Problem(f"Invalid chain name `{name}'")
 
 
-def parse(words: list[str], family: int, *, restoring: bool = False) -> Command:
-    """The words of a command line, or, ``restoring``, of a line of a file for iptables-restore.
+def parse(words: list[str], family: int, restoring: str = "") -> Command:
+    """The words of a command line, or of a line of a file for iptables-restore, in the part about the table ``restoring``.
 
     Raises `Problem`, `NotModelled`, and when restoring `OtherFamily`.
     """

@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nfnl.sim.clock import Clock
+from nfnl.sim.conntrack import ConntrackTable
+from nfnl.sim.expectations import ExpectationTable
+from nfnl.sim.ground import Ground
 from nfnl.sim.hooks import HookTable
 from nfnl.sim.iptables import Iptables
 from nfnl.sim.journey import Journey
+from nfnl.sim.nat import Nat
+from nfnl.sim.nat_hooks import NatHooks
 from nfnl.sim.queueing import COPY_PACKET, Queue, QueuedEntry, QueueTable
 from nfnl.sim.skb import IPV4, IPV6, Skb
 from nfnl.sim.stack import Stack
+from nfnl.sim.tracking import Tracking
 
 logging.getLogger("scapy").setLevel(logging.CRITICAL)
 
@@ -48,8 +54,14 @@ class World:
     def __post_init__(self) -> None:
         self.queues = QueueTable(self.hooks)
         self.stack = Tapped(self.clock, self.queues)
-        self.iptables = Iptables(self.hooks, IPV4)
-        self.ip6tables = Iptables(self.hooks, IPV6)
+        self.conntrack = ConntrackTable(self.clock)
+        self.tracking = Tracking(self.hooks, self.conntrack, ExpectationTable(self.conntrack), self.stack.defragment)
+        self.stack.responder.related = self.tracking.belong_together
+        self.stack.rejecter.closing = self.tracking.close
+        nat_hooks = NatHooks(self.hooks, self.tracking, Nat(self.conntrack), self.stack.routing)
+        self.ground = Ground(self.hooks, self.clock, self.stack.routing, self.tracking, nat_hooks)
+        self.iptables = Iptables(self.ground, IPV4)
+        self.ip6tables = Iptables(self.ground, IPV6)
 
     def listen(self, number: int = 1, *, mode: int = COPY_PACKET, flags: int = 0, max_length: int = 1024) -> Queue:
         queue = self.queues.create(number, owner=77)

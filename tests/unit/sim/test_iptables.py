@@ -179,11 +179,13 @@ def test_the_error_shows_its_first_sentence() -> None:
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("-A INPUT -m conntrack --ctstate NEW", "match conntrack"),
+        ("-A INPUT -m recent --set", "match recent"),
         ("-A INPUT -p sctp --dport 1", "match sctp"),
-        ("-A INPUT -j LOG", "target LOG"),
-        ("-t nat -S", "table nat"),
-        ("-A INPUT -p tcp --tcp-option 2", "--tcp-option"),
+        ("-A INPUT -j TRACE", "target TRACE"),
+        ("-A INPUT -p icmp --icmp-type 3/4:6", "codes"),
+        ("-A OUTPUT -m owner --gid-owner 0 --suppl-groups", "--suppl-groups"),
+        ("-A INPUT -j NFLOG --nflog-range 5", "--nflog-range"),
+        ("-A INPUT -m conntrack --ctorigsrc www.example.org", "www.example.org"),
         ("-A INPUT -s www.example.org", "www.example.org"),
         ("-v -A INPUT", "-v"),
         ("-L", "-L"),
@@ -346,10 +348,8 @@ def test_lines_for_the_other_family_are_passed_over() -> None:
 
 
 def test_a_file_with_something_not_modelled_names_it_and_the_line() -> None:
-    with pytest.raises(IptablesNotModelled, match=r"match conntrack \(line 2\)"):
-        World().iptables.restore("*filter\n-A INPUT -m conntrack --ctstate NEW\nCOMMIT\n")
-    with pytest.raises(IptablesNotModelled, match="table nat"):
-        World().iptables.restore("*nat\nCOMMIT\n")
+    with pytest.raises(IptablesNotModelled, match=r"match recent \(line 2\)"):
+        World().iptables.restore("*filter\n-A INPUT -m recent --set\nCOMMIT\n")
 
 
 def test_a_table_exists_from_the_first_command_about_it() -> None:
