@@ -17,7 +17,7 @@ from nfnl.sim.nat import Manip, Nat, Range
 from nfnl.sim.nat_packet import rewrite, rewrite_quoted
 from nfnl.sim.routing import Routing
 from nfnl.sim.skb import ICMP, ICMPV6, IPV4, IPV6, Checksum, Skb
-from nfnl.sim.tracking import CtInfo, Tracking, direction_of
+from nfnl.sim.tracking import CtInfo, direction_of
 from nfnl.sim.tuples import Tuple
 
 HOOKS = (PREROUTING, INPUT, OUTPUT, POSTROUTING)
@@ -31,14 +31,16 @@ _LOOPBACK = {IPV4: bytes((127, 0, 0, 1)), IPV6: bytes(15) + b"\x01"}
 
 
 class NatHooks:
-    """Translation in one network namespace. Registered, with tracking, from the first nat table of a family on."""
+    """Translation in one network namespace. Registered from the first nat table of a family on.
 
-    __slots__ = ("_chains", "_devices", "_hooks", "_routing", "_tracking", "nat")
+    Packets have flows to be translated only while somebody needs tracking: a target that translates does, a table without one not.
+    """
 
-    def __init__(self, hooks: HookTable, tracking: Tracking, nat: Nat, routing: Routing) -> None:
+    __slots__ = ("_chains", "_devices", "_hooks", "_routing", "nat")
+
+    def __init__(self, hooks: HookTable, nat: Nat, routing: Routing) -> None:
         self.nat = nat
         self._hooks = hooks
-        self._tracking = tracking
         self._routing = routing
         #: (family, hook) -> (priority, name, what to ask), in the order they are asked
         self._chains: dict[tuple[int, int], list[tuple[int, str, HookFunction]]] = {}
@@ -54,7 +56,6 @@ class NatHooks:
     def add(self, family: int, hook: int, priority: int, name: str, function: HookFunction) -> None:
         """A chain of a nat table: asked about the first packet of each flow. Of equal priorities the last one added is first."""
         if not any(of == family for of, _ in self._chains):
-            self._tracking.need(family, "nat")
             for at in HOOKS:
                 self._hooks.register(family, at, _PRIORITIES[at], "nat", self)
         chains = self._chains.setdefault((family, hook), [])
@@ -69,7 +70,6 @@ class NatHooks:
         if not any(of == family for of, _ in self._chains):
             for at in HOOKS:
                 self._hooks.unregister(family, at, "nat")
-            self._tracking.release(family, "nat")
 
     # ------------------------------------------------------------------ a packet
 

@@ -58,7 +58,7 @@ class World:
         self.tracking = Tracking(self.hooks, self.conntrack, ExpectationTable(self.conntrack), self.stack.defragment)
         self.stack.responder.related = self.tracking.belong_together
         self.stack.rejecter.closing = self.tracking.close
-        nat_hooks = NatHooks(self.hooks, self.tracking, Nat(self.conntrack), self.stack.routing)
+        nat_hooks = NatHooks(self.hooks, Nat(self.conntrack), self.stack.routing)
         self.ground = Ground(self.hooks, self.clock, self.stack.routing, self.tracking, nat_hooks)
         self.iptables = Iptables(self.ground, IPV4)
         self.ip6tables = Iptables(self.ground, IPV6)

@@ -47,7 +47,7 @@ class Tracked:
         self.ftp = FtpHelper(self.expectations, self.nat, self.table.lots)
         self.tracking.helpers["ftp"] = self.ftp
         self.tracking.expected["nat-follow-master"] = self.ftp.follow_master
-        self.nat_hooks = NatHooks(self.hooks, self.tracking, self.nat, self.stack.routing)
+        self.nat_hooks = NatHooks(self.hooks, self.nat, self.stack.routing)
         self.stack.responder.related = self.tracking.belong_together
         self.stack.rejecter.closing = self.tracking.close
         #: states of packets, in the order they were met
