@@ -46,7 +46,7 @@ OPTIONS = (
     Option("tuple_dst", "", ("tuple-dst",), "1", ".........r..."),
     Option("mask_src", "", ("mask-src",), "1", "o..oo..o.r..."),
     Option("mask_dst", "", ("mask-dst",), "1", "o..oo..o.r..."),
-    Option("nat_range", "a", ("nat-range",), "1", ".oo.........."),
+    Option("nat_range", "a", ("nat-range",), "1", "ooooooooooooo"),
     Option("mark", "m", ("mark",), "1", "ooooo..o....."),
     Option("id", "i", ("id",), "1", "...ooo......."),
     Option("family", "f", ("family",), "1", "o..oo.ooo...."),
@@ -103,6 +103,14 @@ PROTOCOL_OPTIONS: dict[int, dict[str, tuple[str, ...]]] = {
     Protocol.ICMPV6: _icmp("icmpv6"),
     Protocol.GRE: _KEYS,
 }
+#: with which commands, on flows and on expectations, an option of a protocol means something; all others with any
+_MEANT_WITH: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(("tuple_port_src", "tuple_port_dst", "mask_port_src", "mask_port_dst"), ("", "I")),
+    **dict.fromkeys(("reply_port_src", "reply_port_dst"), ("LIAUDGE", "DG")),
+    **dict.fromkeys(("orig_vtag", "reply_vtag"), ("IAUG", "IDG")),
+    "role": ("IA", "IDG"),
+}
+_ANYWHERE = (_ON_FLOWS, _ON_EXPECTATIONS)
 _BOTH_PORTS = ("port_src", "port_dst")
 #: what making a flow of a protocol takes; ports of either direction will do
 NEEDED: dict[int, tuple[str, ...]] = {
@@ -125,8 +133,6 @@ def _parser() -> _Parser:
     for command in Command:
         if command is Command.LOAD:
             parser.add_argument("-R", "--load-file", dest="file")
-        elif command is Command.STATS or command is Command.COUNT:
-            parser.add_argument(f"-{command.letter}", f"--{command.long}", dest=command.name, nargs="?", const="conntrack")
         else:
             parser.add_argument(f"-{command.letter}", f"--{command.long}", dest=command.name, nargs="?", const="conntrack")
     arities: dict[str, dict[str, Any]] = {"0": {"action": "store_const", "const": ""}, "1": {}, "?": {"nargs": "?", "const": ""}}
@@ -171,6 +177,8 @@ def parse(arguments: Sequence[str]) -> Order:
         raise UsageProblem(f"Can't do --{command.long} on expectations")
     if "protonum" not in said:
         _complain_of_unknown(words, _GENERAL)
+    if said.pop("nat_range", None) is not None:
+        order.warnings.append("WARNING: ignoring -a, deprecated option.")
     _check_legal(order, said)
     _take_values(order, said)
     _check_needed(order)
@@ -225,6 +233,9 @@ def _check_legal(order: Order, said: dict[str, Any]) -> None:
             raise UsageProblem(f"You need to supply the `--{option.longs[0]}' option for this command")
     if column and "c" in column and not ({"src", "dst"} <= said.keys() or {"reply_src", "reply_dst"} <= said.keys()):
         raise UsageProblem("you have to specify `--src' and `--dst'")
+    for end in ("src", "dst"):
+        if f"mask_{end}" in said and end not in said and order.table == "conntrack":
+            raise UsageProblem(f"Can't use --mask-{end} without --{end}")
     if "any_nat" in said and ("src_nat" in said or "dst_nat" in said):
         raise UsageProblem("cannot specify `--src-nat' or `--dst-nat' with `--any-nat'")
     if "zero" in said and len(said.keys() - {"zero", "output", "family"}):
@@ -242,6 +253,8 @@ def _take_values(order: Order, said: dict[str, Any]) -> None:
         if where:
             if name not in allowed.get(where, ()):
                 raise UsageProblem(f"unknown option `--{name}'")
+            if order.command.letter not in _MEANT_WITH.get(where, _ANYWHERE)[order.table == "expect"]:
+                raise UsageProblem(f"Illegal option `--{name}' with this command")
             order.values[where] = protocol_value(where, name, text, number or 0)
         else:
             order.values[name] = VALUES[name](text, _BY_NAME[name].longs[0], order)
@@ -269,13 +282,13 @@ def _check_needed(order: Order) -> None:
     if order.command not in (Command.CREATE, Command.ADD, Command.GET):
         return
     number = order["protonum"]
+    making = order.command is not Command.GET
+    needed = NEEDED.get(number, ()) if making or number in (Protocol.ICMP, Protocol.ICMPV6) else ()
+    for name in needed if order.table == "conntrack" else ():
+        if name not in order:
+            raise UsageProblem(f"You need to supply the `--{PROTOCOL_OPTIONS[number][name][0]}' option for this command")
     if number in _WITH_PORTS and not (
         {"port_src", "port_dst"} <= order.values.keys() or {"reply_port_src", "reply_port_dst"} <= order.values.keys()
     ):
         first, second = (PROTOCOL_OPTIONS[number][name][0] for name in _BOTH_PORTS)
         raise UsageProblem(f"you have to specify `--{first}' and `--{second}'")
-    making = order.command is not Command.GET and order.table == "conntrack"
-    needed = NEEDED.get(number, ()) if making or number in (Protocol.ICMP, Protocol.ICMPV6) else ()
-    for name in needed:
-        if name not in order:
-            raise UsageProblem(f"You need to supply the `--{PROTOCOL_OPTIONS[number][name][0]}' option for this command")

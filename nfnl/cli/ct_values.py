@@ -35,13 +35,20 @@ OUTPUTS = ("xml", "extended", "timestamp", "id", "ktimestamp", "labels", "usersp
 
 def number_of(text: str, option: str, most: int = 0xFFFFFFFF) -> int:
     """A number, decimal or as in C. Raises `UsageProblem` (conntrack 1.4.7 takes what is no number for 0)."""
-    try:
-        value = int(text, 8 if text.startswith("0") and text.isdigit() and len(text) > 1 else 0)
-    except ValueError:
-        raise UsageProblem(f"Invalid value `{text}' of `--{option}'") from None
+    value = _as_in_c(text)
+    if value is None:
+        raise UsageProblem(f"Invalid value `{text}' of `--{option}'")
     if not 0 <= value <= most:
         raise UsageProblem(f"Invalid value `{text}' of `--{option}': it goes from 0 to {most}")
     return value
+
+
+def _as_in_c(text: str) -> int | None:
+    """A number as strtoul(3) reads it, base 0; None: it is none."""
+    try:
+        return int(text, 8 if text.startswith("0") and text.isdigit() and len(text) > 1 else 0)
+    except ValueError:
+        return None
 
 
 def protocol_of(text: str) -> int:
@@ -50,9 +57,8 @@ def protocol_of(text: str) -> int:
         return Protocol[text.upper()]
     except KeyError:
         pass
-    try:
-        number = int(text, 0)
-    except ValueError:
+    number = _as_in_c(text)
+    if number is None:
         try:
             number = socket.getprotobyname(text)
         except OSError:
@@ -176,7 +182,7 @@ VALUES: dict[str, Any] = {
     **dict.fromkeys(("zone", "orig_zone", "reply_zone"), _number(0xFFFF)),
     **dict.fromkeys(("timeout", "id", "secmark"), _number()),
     "buffer_size": _number(0x7FFFFFFF),
-    **dict.fromkeys(("label", "label_add", "label_del", "labelmap", "nat_range", "zero"), _text),
+    **dict.fromkeys(("label", "label_add", "label_del", "labelmap", "zero"), _text),
     "protonum": _protocol,
     "status": _status,
     "mark": _masked,
@@ -194,7 +200,7 @@ def protocol_value(where: str, option: str, text: str, number: int) -> int:
         return int(names[text])
     if where == "role":
         if text not in ("client", "server"):
-            raise UsageProblem(f"unknown role `{text}'")
+            raise UsageProblem(f"Unknown DCCP role `{text}'")
         return ("client", "server").index(text)
     if where.startswith("icmp_") and where != "icmp_id":
         return number_of(text, option, 255)

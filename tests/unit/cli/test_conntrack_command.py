@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from click.testing import CliRunner, Result
 
 from nfnl.cli import conntrack
 from nfnl.cli.conntrack import World
 from nfnl.cli.ct_options import OPTIONS, parse
 from nfnl.cli.ct_order import Command, UsageProblem
 from nfnl.sim import FakeKernel
-
-RECORDINGS = Path(__file__).parents[3] / "fixtures/conntrack/command"
-
-
-class Recorded(NamedTuple):
-    """A command, and what it printed."""
-
-    command: str
-    stdout: str
-    stderr: str
-    exit_code: int
-
-
-def recorded(name: str) -> Iterator[Recorded]:
-    for block in (RECORDINGS / f"{name}.txt").read_text().split("\n$ ")[1:]:
-        command, _, rest = block.partition("\n--- stdout\n")
-        stdout, _, rest = rest.partition("--- stderr\n")
-        stderr, _, code = rest.partition("--- exit ")
-        yield Recorded(command, stdout, stderr, int(code.split()[0]))
-
+from tests.unit.cli.conversations import in_our_words, loosened, recorded, run
 
 #: Where nfnl prints something else, and why.
 OTHERWISE = {
@@ -51,57 +26,10 @@ OTHERWISE = {
     "conntrack -S expect": "as many lines as there are CPUs",
     "conntrack -S": "as many lines as there are CPUs, each its own numbers",
 }
-#: what of a line depends on the clock, or on chance
-LOOSE = (
-    (r"(?<= )id=\d{5,}", "id=N"),
-    (r"<id>\d+</id>", "<id>N</id>"),
-    (r"(?<=\d )(49\d|500|1000|99\d)(?= )", "SECONDS"),
-    (r"<timeout>\d+</timeout>", "<timeout>N</timeout>"),
-    (r"-t \d+", "-t N"),
-    (r"delta-time=\d+", "delta-time=N"),
-    (r"<deltatime>\d+", "<deltatime>N"),
-    (r"\[start=[^]]*\]", "[start]"),
-    (r"<start>\d+", "<start>N"),
-    # XML of SCTP: conntrack takes the names from the states of TCP
-    (r'(?<=protonum="132")(.*)<state>\w+', r"\1<state>S"),
-    # save: conntrack forgets the mark
-    (r"(-u \S+) -m \d+", r"\1"),
-)
-
-
-def loosened(text: str) -> list[str]:
-    for pattern, instead in LOOSE:
-        text = re.sub(pattern, instead, text)
-    return sorted(text.splitlines())
-
-
-def in_our_words(stderr: str) -> str:
-    stderr = stderr.replace("conntrack v1.4.7 (conntrack-tools): ", "nfnl conntrack: ")
-    stderr = stderr.replace("Try `conntrack -h' or 'conntrack --help'", "Try `nfnl conntrack --help'")
-    return stderr.replace("nfct_labelmap_new: No such file or directory\n", "")  # of a machine without names of labels
-
-
-@pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKernel]:
-    """The fake kernel that all commands of a test are about, in the time zone of the recordings."""
-    kernel = FakeKernel()
-    for switch in ("acct", "timestamp"):
-        kernel.sysctl(f"net.netfilter.nf_conntrack_{switch}", 1)
-    monkeypatch.setattr(conntrack, "World", lambda **_: World(kernel))
-    monkeypatch.setattr("nfnl.cli.ct_labels.DEFAULT", Path("/nowhere"))
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield kernel
-    monkeypatch.undo()
-    time.tzset()
-
-
-def run(command: str, stdin: str = "") -> Result:
-    return CliRunner().invoke(conntrack.command, shlex.split(command)[1:], input=stdin, prog_name="nfnl conntrack")
 
 
 @pytest.mark.parametrize("name", ["create-list", "errors"])
-def test_a_recorded_conversation(kernel: FakeKernel, name: str) -> None:
+def test_a_recorded_conversation(ct_kernel: FakeKernel, name: str) -> None:
     compared = 0
     for said in recorded(name):
         if said.command.startswith("setpriv"):
@@ -123,7 +51,7 @@ def test_without_the_right_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.stderr, result.exit_code) == (in_our_words(said.stderr), said.exit_code)
 
 
-def test_what_is_saved_can_be_loaded(kernel: FakeKernel) -> None:
+def test_what_is_saved_can_be_loaded(ct_kernel: FakeKernel) -> None:
     recordings = list(recorded("roundtrip"))
     for said in recordings[:3]:
         result = run(said.command)
@@ -138,22 +66,22 @@ def test_what_is_saved_can_be_loaded(kernel: FakeKernel) -> None:
     assert "-m 9" in again
 
 
-def test_a_file_with_a_bad_line_changes_nothing(kernel: FakeKernel) -> None:
+def test_a_file_with_a_bad_line_changes_nothing(ct_kernel: FakeKernel) -> None:
     good = "-A -s 7.7.7.7 -d 2.2.2.2 -p udp --sport 1 --dport 2 -t 100"
     result = run("conntrack -R -", f"{good}\n# a remark\n\n-A -s 7.7.7.7\n")
     assert result.exit_code == 2
     assert "-:4: You need to supply the `--protonum' option" in result.stderr
-    assert kernel.flows() == []
+    assert ct_kernel.flows() == []
 
 
-def test_of_two_families_one_is_flushed(kernel: FakeKernel) -> None:
+def test_of_two_families_one_is_flushed(ct_kernel: FakeKernel) -> None:
     for addresses in ("-s 1.1.1.1 -d 2.2.2.2", "-s fd00::1 -d fd00::2"):
         run(f"conntrack -I {addresses} -p udp --sport 1 --dport 2 -t 100")
     assert run("conntrack -F -f ipv6").exit_code == 0
     assert [line.split()[3] for line in run("conntrack -L").stdout.splitlines()] == ["src=1.1.1.1"]
 
 
-def test_an_update_shows_what_became_of_it(kernel: FakeKernel) -> None:
+def test_an_update_shows_what_became_of_it(ct_kernel: FakeKernel) -> None:
     run("conntrack -I -s 1.1.1.1 -d 2.2.2.2 -p udp --sport 1 --dport 2 -t 100")
     result = run("conntrack update -s 1.1.1.1 -m 0x10/0xf0 -t 50")
     assert (result.exit_code, result.stderr) == (0, "nfnl conntrack: 1 flow entries have been updated.\n")
@@ -163,7 +91,7 @@ def test_an_update_shows_what_became_of_it(kernel: FakeKernel) -> None:
     assert run("conntrack update -s 9.9.9.9 -m 1").exit_code == 1
 
 
-def test_json_says_everything(kernel: FakeKernel) -> None:
+def test_json_says_everything(ct_kernel: FakeKernel) -> None:
     import json
 
     run("conntrack -I -s 1.1.1.1 -d 2.2.2.2 -p tcp --sport 1 --dport 2 --state ESTABLISHED -u SEEN_REPLY -t 100 -m 5")
@@ -176,9 +104,9 @@ def test_json_says_everything(kernel: FakeKernel) -> None:
     assert flow["mark"] == 5
 
 
-def test_events_of_a_story(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_of_a_story(ct_kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
     def story() -> None:
-        inner = World(kernel)
+        inner = World(ct_kernel)
         for line in (
             "-I -s 1.1.1.1 -d 2.2.2.2 -p udp --sport 1 --dport 2 -t 100",
             "-I -s 1.1.1.9 -d 2.2.2.2 -p tcp --sport 1 --dport 2 -t 100 --state SYN_SENT",
@@ -186,7 +114,7 @@ def test_events_of_a_story(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) 
         ):
             inner.run(parse(shlex.split(line)))
 
-    monkeypatch.setattr(conntrack, "World", lambda **_: World(kernel, story=story))
+    monkeypatch.setattr(conntrack, "World", lambda **_: World(ct_kernel, story=story))
     result = run("conntrack -E -p udp")
     events = [line for line in result.stdout.splitlines() if line.lstrip().startswith("[")]
     assert [line.split()[0] for line in events] == ["[NEW]", "[DESTROY]"]
