@@ -30,7 +30,7 @@ def recorded(name: str) -> Iterator[Recorded]:
         command, _, rest = block.partition("\n--- stdout\n")
         stdout, _, rest = rest.partition("--- stderr\n")
         stderr, _, code = rest.partition("--- exit ")
-        yield Recorded(command, stdout, stderr, int(code.split()[0]))
+        yield Recorded(command, stdout, stderr, int((code.split() or "0")[0]))
 
 
 #: what of a line depends on the clock, or on chance
