@@ -49,6 +49,7 @@ from tests.contract import quick
 from tests.contract.ctkit import Asker
 from tests.contract.kernels import Kernels, KernelUnderTest
 from tests.contract.rules import KERNELS, needed_by, rules_of
+from tests.contract.trackkit import Wire
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -114,3 +115,9 @@ def kernel(request: pytest.FixtureRequest, kernels: Kernels) -> Iterator[KernelU
 def asker(kernel: KernelUnderTest) -> Asker:
     """Somebody who talks to conntrack."""
     return Asker(kernel)
+
+
+@pytest.fixture
+def wire(kernel: KernelUnderTest) -> Wire:
+    """The machine between two hosts, which tracks what they send to each other."""
+    return Wire(kernel)

@@ -18,21 +18,30 @@ from nfnl.sim import (
     ct_dumps,
     ct_filter,
     ct_messages,
+    ct_packet,
     ct_proc,
     ct_requests,
     ctnetlink,
     dump,
     gso,
+    helper_ftp,
+    matches_flow,
+    nat_hooks,
     netlink,
     nfnetlink,
     queue,
     queueing,
-    rules,
+    targets,
+    tcp_window,
+    tracker_sctp,
+    tracker_simple,
+    tracker_tcp,
+    tracking,
 )
 from nfnl.sim.af_netlink import Sock, SocketTable
 from nfnl.sim.conntrack import ConntrackTable
 from nfnl.sim.ct_change import Changes
-from nfnl.sim.ct_entry import Entry
+from nfnl.sim.ct_entry import Entry, Event
 from nfnl.sim.ct_events import Events
 from nfnl.sim.ct_notify import Notifier
 from nfnl.sim.ctnetlink import ConntrackSubsystem
@@ -43,6 +52,8 @@ from nfnl.sim.nfnetlink import Attributes
 from nfnl.sim.profile import Profile
 from nfnl.sim.queueing import Queue, QueuedEntry, QueueTable
 from nfnl.sim.sender import Sender
+from nfnl.sim.tracking import Tracking
+from nfnl.sim.tuples import DEFAULT_ZONE
 from nfnl.wire.header import BIG
 
 
@@ -190,6 +201,10 @@ def check_nothing(self: ExpectationTable, new: Expectation) -> None:
     pass
 
 
+def leave_answers_out(original: Any) -> Any:
+    return lambda self, entry, bits: original(self, entry, bits & ~Event.REPLY)
+
+
 #: What is wrong with the fake, in words -> how it comes to be.
 FAULTS: dict[str, Fault] = {
     "everybody may join groups": Fault("NL", replaced(Sock, "_need_admin", lambda self: None)),
@@ -207,7 +222,7 @@ FAULTS: dict[str, Fault] = {
     "queues are listed as they were bound": Fault("PQ", replaced(QueueTable, "queues", lambda self: list(self._queues.values()))),
     "nothing fails open": Fault("QE", replaced(queueing, "FAIL_OPEN", 0)),
     "bypass is forgotten": Fault("QT", replaced(queueing, "QUEUE_BYPASS", 0)),
-    "queues are balanced by the source": Fault("QT", changed(rules, "nfqueue_hash", look_at_the_source_alone)),
+    "queues are balanced by the source": Fault("QT", changed(targets, "nfqueue_hash", look_at_the_source_alone)),
     "a hook may be taken away unnoticed": Fault("QF", replaced(QueueTable, "flush_hook", lambda self: None)),
     "of a verdict the low byte counts": Fault("QV", changed(QueueTable, "_reinject", look_at_the_low_byte)),
     "ids are compared as plain numbers": Fault("QB", replaced(Queue, "take_until", compare_plainly)),
@@ -243,4 +258,18 @@ FAULTS: dict[str, Fault] = {
     "expectations may overlap": Fault("CTEXP", replaced(ExpectationTable, "_check", check_nothing)),
     "what packets do is told by nobody": Fault("CTPKT", replaced(Events, "deliver", lambda self, entry: None)),
     "flows in /proc have no state": Fault("CTPROC", replaced(ct_proc, "_state_words", lambda entry: "")),
+    "checksums are believed": Fault("TK", replaced(ct_packet, "is_sound", lambda skb, protocol, at: True)),
+    "whatever is answered is a stream": Fault("TU", replaced(tracker_simple, "_STREAM", -1)),
+    "of errors only the unreachable are any": Fault("TI", replaced(tracking, "_ERRORS", frozenset((3,)))),
+    "no acknowledgement is too old": Fault("TT", replaced(tcp_window, "_ACK_WINDOW", 1 << 30)),
+    "every SYN begins anew": Fault("TT", replaced(tracker_tcp, "_closed", lambda info: True)),
+    "tags are not looked at": Fault("TS", replaced(tracker_sctp, "_tag_fits", lambda *packet: True)),
+    "an answer is nothing to tell": Fault("TV", changed(Events, "cache", leave_answers_out)),
+    "who comes second is lost": Fault("TP", replaced(Tracking, "_resolve_clash", lambda self, skb, loser: False)),
+    "redirects of translated flows pass": Fault("TN", replaced(nat_hooks, "_REDIRECTS", {})),
+    "rules see the counters of the other side": Fault(
+        "TR", replaced(matches_flow, "DIRECTIONS", {"original": (2,), "reply": (0,)})
+    ),
+    "packets have no zone": Fault("TZ", replaced(tracking, "_zone_of", lambda skb, template: DEFAULT_ZONE)),
+    "the client of FTP is taken for the server": Fault("TH", replaced(helper_ftp, "PATTERNS", helper_ftp.PATTERNS[::-1])),
 }

@@ -7,21 +7,13 @@ import struct
 import pytest
 
 from tests.contract.ctkit import ASSURED, CONFIRMED, DYING, SEEN_REPLY, TCP, Asker, Cta, Told, events, tuple_, u32
-from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import rule
 from tests.contract.trackkit import TCP_STATES, A, B, Connection, Wire, chunk, icmp, kinds, sctp, spoilt, tcp, udp
 from tests.contract.wirekit import nothing_to_receive
-
-pytestmark = only("linux", "the fake does not track packets yet")
 
 ALWAYS = "TUPLE_ORIG TUPLE_REPLY ID STATUS TIMEOUT"
 THERE, BACK = udp(A, B), udp(B, A, 53, 5000)
 ANSWERED = CONFIRMED | SEEN_REPLY
-
-
-@pytest.fixture
-def wire(kernel: KernelUnderTest) -> Wire:
-    return Wire(kernel)
 
 
 @pytest.fixture

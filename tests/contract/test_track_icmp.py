@@ -5,18 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.ctkit import CONFIRMED, ICMP, ICMPV6, LIFE, SEEN_REPLY, UDP, Cta, Ends, tuple_
-from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import rule
 from tests.contract.trackkit import A2, A6, B2, B6, HERE6, A, B, Clock, Wire, icmp, ip, spoilt, tcp, udp
 
-pytestmark = only("linux", "the fake does not track packets yet")
-
 PING, PONG = icmp(8), icmp(0, source=B, destination=A)
-
-
-@pytest.fixture
-def wire(kernel: KernelUnderTest) -> Wire:
-    return Wire(kernel)
 
 
 # ----------------------------------------------------------------------------------------------------------- questions, answers

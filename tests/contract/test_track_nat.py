@@ -10,22 +10,14 @@ import pytest
 from nfnl.sim.iptables import IptablesError
 from nfnl.sim.journey import Fate
 from tests.contract.ctkit import CONFIRMED, DST_NAT, DST_NAT_DONE, ESP, SEEN_REPLY, SRC_NAT, SRC_NAT_DONE, TCP, UDP, Ends
-from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import rule
 from tests.contract.trackkit import A2, A6, B2, B6, HERE, A, B, Wire, addresses, icmp, ip, kinds, left, ports, tcp, udp
 from tests.contract.wirekit import sum16
-
-pytestmark = only("linux", "the fake does not track packets yet")
 
 #: the address that is seen instead of A, and that which stands for B
 MAPPED, PUBLIC = "192.0.2.50", "192.0.2.1"
 BOUND = CONFIRMED | SRC_NAT_DONE | DST_NAT_DONE
 THERE = udp(A, B)
-
-
-@pytest.fixture
-def wire(kernel: KernelUnderTest) -> Wire:
-    return Wire(kernel)
 
 
 def whole(packet: bytes | None) -> tuple[str, str, int, int]:

@@ -9,11 +9,9 @@ import pytest
 from nfnl.sim.journey import Fate, Journey
 from tests.contract.ctkit import ASSURED, CONFIRMED, SEEN_REPLY, UDP, Asker, Cta, Ends
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import rule
 from tests.contract.trackkit import A6, B6, HERE, A, B, Connection, Wire, ip, kinds, spoilt, state, tcp, udp
 from tests.contract.wirekit import ACCEPT, DROP, REPEAT, STOP, Listener, nothing_to_receive
-
-pytestmark = only("linux", "the fake does not track packets yet")
 
 THERE, BACK = udp(A, B), udp(B, A, 53, 5000)
 STATES = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED")
@@ -138,11 +136,6 @@ def test_what_has_no_flow_goes_the_same_way_without_nat(watched: Wire, packet: b
 
 
 # ------------------------------------------------------------------------------------------------------------------- fragments
-
-
-@pytest.fixture
-def wire(kernel: KernelUnderTest) -> Wire:
-    return Wire(kernel)
 
 
 @rule("TP-3")
@@ -354,9 +347,13 @@ def test_what_needs_tracking(kernel: KernelUnderTest, line: str) -> None:
 
 
 @rule("TP-8")
-@pytest.mark.parametrize("line", ["-t raw -A PREROUTING -p tcp -j CT --notrack", "-t mangle -A FORWARD -m mark --mark 1"])
+@pytest.mark.parametrize(
+    "line",
+    ["-t raw -A PREROUTING -p tcp -j CT --notrack", "-t mangle -A FORWARD -m mark --mark 1", "-t nat -A POSTROUTING -j ACCEPT"],
+)
 def test_what_does_not(kernel: KernelUnderTest, line: str) -> None:
     wire = Wire(kernel)
+    kernel.touched = kernel.touched or "nat" in line
     kernel.iptables("-t mangle -F")
     kernel.iptables(line)
     kernel.receive(THERE)

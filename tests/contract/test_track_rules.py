@@ -6,22 +6,14 @@ import pytest
 
 from nfnl.sim.iptables import IptablesError
 from tests.contract.ctkit import CONFIRMED, HELPER, UDP, Cta, tuple_, u32
-from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import rule
 from tests.contract.trackkit import A2, A6, B2, B6, HERE, A, B, Wire, icmp, spoilt, tcp, udp
-
-pytestmark = only("linux", "the fake does not track packets yet")
 
 THERE, BACK = udp(A, B), udp(B, A, 53, 5000)
 OTHER, SYN = udp(A2, B, 5001, 54), tcp(A, B, 5000, 80, "S", 1)
 INVALID = spoilt(OTHER, 26, size=2)
 ERROR = icmp(3, 3, 0, THERE[:28], source=B, destination=A)
 MET = 0x77
-
-
-@pytest.fixture
-def wire(kernel: KernelUnderTest) -> Wire:
-    return Wire(kernel)
 
 
 def matched(wire: Wire, match: str, *packets: bytes, nat: str = "") -> list[bool]:

@@ -8,10 +8,8 @@ import pytest
 
 from tests.contract.ctkit import ASSURED, CONFIRMED, SCTP, SEEN_REPLY, Cta, Ends
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import rule
 from tests.contract.trackkit import A, B, Clock, Wire, chunk, ip, sctp, spoilt
-
-pytestmark = only("linux", "the fake does not track packets yet")
 
 DATA, INIT, INIT_ACK, _, HEARTBEAT, HEARTBEAT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK, ERROR, COOKIE_ECHO, COOKIE_ACK = range(12)
 SHUTDOWN_COMPLETE = 14

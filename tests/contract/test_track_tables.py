@@ -13,11 +13,8 @@ import pytest
 
 from tests.contract import ctkit
 from tests.contract.ctkit import ASSURED, CONFIRMED, SCTP, SEEN_REPLY, TCP, Cta, Told, nest, tcp_flags, tuple_, u8, u32
-from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import rule
 from tests.contract.trackkit import TCP_STATES, TCP_TIMES, A, B, Clock, Wire, chunk, sctp, tcp
-
-pytestmark = only("linux", "the fake does not track packets yet")
 
 Row = dict[str, str]
 FIXTURES = Path(__file__).parents[2] / "fixtures/conntrack"
@@ -92,11 +89,6 @@ def timeout(flow: Told, clock: Clock) -> str:
     if seconds <= 120:
         return "syn_sent2"
     return "untouched" if seconds <= UNTOUCHED else clock(flow)
-
-
-@pytest.fixture
-def wire(kernel: KernelUnderTest) -> Wire:
-    return Wire(kernel)
 
 
 @pytest.fixture

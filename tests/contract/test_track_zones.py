@@ -25,18 +25,10 @@ from tests.contract.ctkit import (
     u32,
     watch,
 )
-from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import rule
 from tests.contract.trackkit import A2, A, B, Wire, addresses, icmp, ports, tcp, udp
 
-pytestmark = only("linux", "the fake does not track packets yet")
-
 THERE, BACK = udp(A, B), udp(B, A, 53, 5000)
-
-
-@pytest.fixture
-def wire(kernel: KernelUnderTest) -> Wire:
-    return Wire(kernel)
 
 
 def in_zone(wire: Wire, option: str, *, source: str = A) -> None:

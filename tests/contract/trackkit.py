@@ -200,6 +200,10 @@ class Wire:
         _classify(self.kernel, "ip6tables")
         return self
 
+    def ready_for(self, packet: bytes) -> Wire:
+        """Pass on IPv6 if it is a packet of that."""
+        return self.ipv6() if packet[0] >> 4 == 6 else self
+
     def set(self, **values: int) -> None:
         """Set sysctls of conntrack, by the ends of their names."""
         for name, value in values.items():
@@ -271,6 +275,17 @@ class Clock:
 
 
 # ------------------------------------------------------------------------------------------------------------------------- TCP
+
+#: flags of each side (``IP_CT_TCP_FLAG_*``)
+SCALED, SACK, CLOSED_FIRST, LIBERAL, UNACKNOWLEDGED, HAS_ACKED = 1, 2, 4, 8, 16, 32
+#: an option of SYNs
+SACK_PERMITTED = b"\4\2"
+
+
+def scale(shift: int) -> bytes:
+    """The option of window scaling."""
+    return bytes((3, 3, shift))
+
 
 #: the shorter ones first, so that what may only shorten can be seen to
 TCP_TIMES = (
