@@ -306,6 +306,38 @@ def test_masquerade_with_ports(wire: Wire) -> None:
     assert ports(wire.passes(THERE))[0] in (7000, 7001)
 
 
+@rule("TN-7")
+def test_a_flow_with_masquerade_ends_with_its_device(wire: Wire) -> None:
+    wire.nat("POSTROUTING -o eth0 -j MASQUERADE")
+    watcher = wire.listen()
+    wire.passes(THERE)
+    watcher.told()
+    wire.kernel.set_up("eth0", False)
+    assert wire.kernel.wait(watcher.socket, 60)
+    assert (kinds(watcher), wire.flows) == (["DESTROY"], [])
+
+
+@rule("TN-7")
+def test_a_flow_with_masquerade_ends_when_it_leaves_elsewhere(wire: Wire) -> None:
+    wire.nat("POSTROUTING -j MASQUERADE")
+    wire.passes(THERE)
+    wire.kernel.add_device("eth1")
+    wire.kernel.add_route(f"{B}/32", "eth1")
+    assert wire.kernel.receive(THERE).fate is Fate.DROPPED
+    assert wire.flows == []
+
+
+@rule("TN-4")
+def test_dnat_of_what_this_machine_sends_decides_anew_where_to(wire: Wire) -> None:
+    """Its source stays what it was."""
+    wire.kernel.add_device("eth1")
+    wire.kernel.add_route(f"{B}/32", "eth1")
+    wire.kernel.iptables("-t mangle -A POSTROUTING -o eth1 -j MARK --set-mark 5")
+    wire.nat(f"OUTPUT -d {PUBLIC} -j DNAT --to-destination {B}")
+    assert [wire.kernel.send(udp(HERE, to)).mark for to in (PUBLIC, B2)] == [5, 0]
+    assert wire.flows[0].ends.source == HERE
+
+
 @rule("TN-5")
 def test_redirect(wire: Wire) -> None:
     wire.nat("PREROUTING -p udp --dport 53 -j REDIRECT --to-ports 5353")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 
 import pytest
 
@@ -10,7 +11,25 @@ from nfnl.sim.journey import Fate, Journey
 from tests.contract.ctkit import ASSURED, CONFIRMED, SEEN_REPLY, UDP, Asker, Cta, Ends
 from tests.contract.kernels import KernelUnderTest
 from tests.contract.rules import rule
-from tests.contract.trackkit import A6, B6, HERE, A, B, Connection, Wire, ip, kinds, spoilt, state, tcp, udp
+from tests.contract.trackkit import (
+    A6,
+    B6,
+    HERE,
+    A,
+    B,
+    Connection,
+    Wire,
+    addresses,
+    icmp,
+    ip,
+    kinds,
+    ports,
+    spoilt,
+    state,
+    tcp,
+    tcp_flags,
+    udp,
+)
 from tests.contract.wirekit import ACCEPT, DROP, REPEAT, STOP, Listener, nothing_to_receive
 
 THERE, BACK = udp(A, B), udp(B, A, 53, 5000)
@@ -23,6 +42,7 @@ CHAINS = {
     "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    "security": ("FORWARD", "OUTPUT"),  # where it stands in INPUT depends on the program that made it
 }
 
 
@@ -53,7 +73,7 @@ def watched(kernel: KernelUnderTest) -> Wire:
 
 def forwarded(name: str, *, first: bool) -> list[str]:
     nat = ["nat PREROUTING", "nat POSTROUTING"]
-    chains = ["mangle PREROUTING", nat[0], "mangle FORWARD", "filter FORWARD", "mangle POSTROUTING", nat[1]]
+    chains = ["mangle PREROUTING", nat[0], "mangle FORWARD", "filter FORWARD", "security FORWARD", "mangle POSTROUTING", nat[1]]
     return ["raw PREROUTING", *(f"{chain} {name}" for chain in chains if first or chain not in nat)]
 
 
@@ -82,13 +102,13 @@ def test_nat_is_asked_once_however_often_the_first_packet_comes(watched: Wire) -
 def test_what_comes_in_and_its_answer(watched: Wire) -> None:
     chains = ["mangle PREROUTING", "nat PREROUTING", "mangle INPUT", "filter INPUT", "nat INPUT"]
     assert way(watched.kernel.receive(udp(A, HERE))) == ["raw PREROUTING", *(f"{chain} NEW" for chain in chains)]
-    chains = ["mangle OUTPUT", "filter OUTPUT", "mangle POSTROUTING"]
+    chains = ["mangle OUTPUT", "filter OUTPUT", "security OUTPUT", "mangle POSTROUTING"]
     assert way(watched.kernel.send(udp(HERE, A, 53, 5000))) == ["raw OUTPUT", *(f"{chain} ESTABLISHED" for chain in chains)]
 
 
 @rule("TP-1")
 def test_what_is_sent_and_its_answer(watched: Wire) -> None:
-    chains = ["mangle OUTPUT", "nat OUTPUT", "filter OUTPUT", "mangle POSTROUTING", "nat POSTROUTING"]
+    chains = ["mangle OUTPUT", "nat OUTPUT", "filter OUTPUT", "security OUTPUT", "mangle POSTROUTING", "nat POSTROUTING"]
     assert way(watched.kernel.send(udp(HERE, A))) == ["raw OUTPUT", *(f"{chain} NEW" for chain in chains)]
     chains = ["mangle PREROUTING", "mangle INPUT", "filter INPUT"]
     assert way(watched.kernel.receive(udp(A, HERE, 53, 5000))) == ["raw PREROUTING", *(f"{chain} ESTABLISHED" for chain in chains)]
@@ -98,7 +118,7 @@ def test_what_is_sent_and_its_answer(watched: Wire) -> None:
 def test_what_this_machine_sends_to_itself(watched: Wire) -> None:
     """It is tracked on its way out; then it comes in with its flow, still new, and nobody translates it again."""
     watcher = watched.listen()
-    out = ["mangle OUTPUT", "nat OUTPUT", "filter OUTPUT", "mangle POSTROUTING", "nat POSTROUTING"]
+    out = ["mangle OUTPUT", "nat OUTPUT", "filter OUTPUT", "security OUTPUT", "mangle POSTROUTING", "nat POSTROUTING"]
     back_in = ["mangle PREROUTING", "mangle INPUT", "filter INPUT"]
     journey = watched.kernel.send(udp("127.0.0.1", "127.0.0.1"))
     assert way(journey) == [
@@ -299,6 +319,62 @@ def test_the_reset_of_reject_for_a_first_segment(wire: Wire) -> None:
     wire.kernel.iptables("-A FORWARD -p tcp -j REJECT --reject-with tcp-reset")
     journey = wire.kernel.receive(tcp(A, B, 5000, 80, "S", 1000))
     assert ([state(answer) for answer in journey.answers], wire.flows) == (["RELATED"], [])
+
+
+@rule("TP-6")
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        ("", 3),
+        *((f"--reject-with icmp-{name}", code) for name, code in (("net-unreachable", 0), ("host-unreachable", 1))),
+        *((f"--reject-with icmp-{name}", code) for name, code in (("proto-unreachable", 2), ("port-unreachable", 3))),
+        *((f"--reject-with icmp-{name}", code) for name, code in (("net-prohibited", 9), ("host-prohibited", 10))),
+        ("--reject-with icmp-admin-prohibited", 13),
+    ],
+)
+def test_what_reject_says(wire: Wire, option: str, code: int) -> None:
+    """It quotes the packet as it is there: one step nearer to its end."""
+    wire.kernel.iptables(f"-A FORWARD -p udp -j REJECT {option}")
+    [answer] = wire.kernel.receive(THERE).answers
+    assert (addresses(answer.data), answer.data[20:22]) == ((HERE, A), bytes((3, code)))
+    assert (answer.data[36], addresses(answer.data[28:])) == (63, (A, B))
+    assert answer.data[48 : 28 + len(THERE)] == THERE[20:]
+
+
+@rule("TP-6")
+@pytest.mark.parametrize(
+    ("packet", "flags", "seq", "ack"),
+    [
+        (tcp(A, B, 5000, 80, "S", 1000), "RA", 0, 1001),
+        (tcp(A, B, 5000, 80, "A", 1000, 777), "R", 777, 0),
+        (tcp(A, B, 5000, 80, "PA", 1000, 777, data=bytes(5)), "R", 777, 0),
+        (tcp(A, B, 5000, 80, "F", 1000, data=bytes(5)), "RA", 0, 1006),
+    ],
+    ids=["SYN", "ACK", "data", "FIN"],
+)
+def test_resets_of_reject(wire: Wire, packet: bytes, flags: str, seq: int, ack: int) -> None:
+    """They come from the address that was asked."""
+    wire.kernel.iptables("-A FORWARD -p tcp -j REJECT --reject-with tcp-reset")
+    [answer] = wire.kernel.receive(packet).answers
+    assert (addresses(answer.data), ports(answer.data)) == ((B, A), (80, 5000))
+    assert struct.unpack_from(">IIBB", answer.data, 24) == (seq, ack, 5 << 4, tcp_flags(flags))
+
+
+@rule("TP-6")
+@pytest.mark.parametrize(
+    ("packet", "option"),
+    [
+        (tcp(A, B, 5000, 80, "R", 1000), "-p tcp -j REJECT --reject-with tcp-reset"),
+        (spoilt(THERE, 26, size=2), "-p udp -j REJECT"),
+        (icmp(3, 3, 0, THERE[:28], source=B, destination=A), "-p icmp -j REJECT"),
+    ],
+    ids=["reset", "wrong checksum", "error"],
+)
+def test_what_reject_does_not_answer(wire: Wire, packet: bytes, option: str) -> None:
+    wire.state(THERE)
+    wire.kernel.iptables(f"-A FORWARD {option}")
+    journey = wire.kernel.receive(packet)
+    assert (journey.fate, journey.answers) == (Fate.DROPPED, [])
 
 
 @rule("TP-7")

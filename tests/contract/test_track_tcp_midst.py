@@ -249,6 +249,17 @@ def test_windows_need_not_be_looked_at(connection: Connection) -> None:
     assert connection.a("A", 1001 + 900_000, 5001) == "INVALID"  # what passed has taught the tracker nothing
 
 
+@rule("TT-15")
+def test_after_a_while_without_tracking_the_tracker_learns_anew(connection: Connection) -> None:
+    """Where both sides stand it takes from what comes next."""
+    connection.open()
+    assert connection.a("A", 900_001, 800_001) == "INVALID"
+    connection.wire.look_away()
+    assert connection.a("A", 900_001, 800_001) == "ESTABLISHED"
+    assert connection.b("A", 800_001, 900_001) == "ESTABLISHED"
+    assert connection.a("A", 1001, 5001 + 900_000) == "INVALID"
+
+
 @rule("TT-13")
 def test_numbers_wrap_around(connection: Connection) -> None:
     top = 1 << 32

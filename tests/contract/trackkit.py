@@ -200,6 +200,11 @@ class Wire:
         _classify(self.kernel, "ip6tables")
         return self
 
+    def look_away(self) -> None:
+        """Track nothing for a moment."""
+        self.kernel.iptables("-t mangle -F")
+        _classify(self.kernel, "iptables")
+
     def ready_for(self, packet: bytes) -> Wire:
         """Pass on IPv6 if it is a packet of that."""
         return self.ipv6() if packet[0] >> 4 == 6 else self
