@@ -90,6 +90,7 @@ class _World:
         self.tracking.expected["nat-follow-master"] = ftp.follow_master
         self.tracking.adjust_sequence = adjust
         self.nat_hooks = NatHooks(self.hooks, self.nat, self.stack.routing)
+        self.stack.going_down.append(self.nat_hooks.device_down)
         self.ground = Ground(self.hooks, self.clock, self.stack.routing, self.tracking, self.nat_hooks)
         self.stack.responder.related = self.tracking.belong_together
         self.stack.rejecter.closing = self.tracking.close

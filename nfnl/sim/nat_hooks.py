@@ -51,6 +51,12 @@ class NatHooks:
     def _freed(self, entry: Entry) -> None:
         self._devices.pop(entry, None)
 
+    def device_down(self, index: int) -> None:
+        """Flows that were masqueraded when they left by this device end with it (`masq_device_event`)."""
+        for entry, device in tuple(self._devices.items()):
+            if device == index:
+                self.nat.table.delete(entry)
+
     # ------------------------------------------------------------------ nat tables
 
     def add(self, family: int, hook: int, priority: int, name: str, function: HookFunction) -> None:

@@ -75,7 +75,7 @@ def _rewritten(data: bytes, family: int, target: Tuple, manip: Manip, partial: b
 
 
 def _transport(data: bytes, target: Tuple, manip: Manip, old_address: bytes, address: bytes, partial: bool) -> bytes | None:
-    """`l4proto_manip_pkt`: from the transport header on. An ICMP error may quote no more than its first 8 bytes; None: not even that."""
+    """`l4proto_manip_pkt`: from the transport header on, of which an ICMP error may quote 8 bytes. None: there are fewer."""
     protocol = target.protocol
     if protocol not in _REWRITTEN:
         return data

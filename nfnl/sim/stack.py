@@ -7,7 +7,7 @@ There are no local sockets: every TCP and UDP port is closed, and what `Stack.se
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from errno import EEXIST, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETDOWN, ENETUNREACH, ENODEV
 from typing import SupportsBytes
 
@@ -141,6 +141,8 @@ class Stack:
         self.hooks.reroute = self._reroute
         self.rejecter = Rejecter(self.responder, self.routing)
         self.hooks.reject = self.rejecter
+        #: called with the index of a device that goes down
+        self.going_down: list[Callable[[int], None]] = [queues.device_down]
         #: puts fragments together for connection tracking
         self.defragment = HookDefragmenter(clock, self._tracked_fragments_missing)
         queues.run_to_rest = self.run
@@ -186,7 +188,8 @@ class Stack:
         """
         device = self.device(dev)
         if device.up and not up:
-            self.queues.device_down(device.index)
+            for function in self.going_down:
+                function(device.index)
             self.routing.device_down(device)
         device.up = up
 

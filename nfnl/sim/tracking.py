@@ -272,21 +272,19 @@ class Tracking:
 
     def _icmp(self, skb: Skb, protocol: int, at: int, template: Template, checked: bool) -> bool:
         """`nf_conntrack_icmpv4_error`, `nf_conntrack_icmpv6_error`. False: INVALID."""
+        if (protocol == ICMP) != (skb.family == IPV4):
+            return True
         data = skb.data
         if len(data) < at + 8 or (checked and not ct_packet.is_sound(skb, protocol, at)):
             return False
         kind = data[at]
         if protocol == ICMPV6:
-            if skb.family != IPV6:
-                return True
             if kind in _UNTRACKED6:
                 skb.ctinfo = CtInfo.UNTRACKED
                 return True
             if kind == _REDIRECT6:
                 return self._redirect6(skb, at, template)
             return kind >= 128 or self._error(skb, data[at + 8 :], template)
-        if skb.family != IPV4:
-            return True
         if kind > _HIGHEST:
             return False
         return kind not in _ERRORS or self._error(skb, data[at + 8 :], template)

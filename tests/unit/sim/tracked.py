@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from ipaddress import ip_address
 
 from nfnl.sim.clock import Clock
@@ -35,6 +34,7 @@ class Tracked:
         self.queues = QueueTable(self.hooks)
         self.stack = Tapped(self.clock, self.queues)
         self.stack.sysctls |= {"net.ipv4.icmp_ratelimit": 0, "net.ipv6.icmp.ratelimit": 0}
+        self.stack.sysctls |= {f"net.ipv4.conf.{name}.send_redirects": 0 for name in ("all", "eth0", "default")}
         self.table = ConntrackTable(self.clock)
         self.told = Told()
         self.table.events.listener = self.told
@@ -69,9 +69,9 @@ class Tracked:
     def rule(self, hook: int, function: HookFunction, priority: int = FILTER, *, family: int = IPV4) -> None:
         """Hang something at a hook, with a step of its own as rules have."""
 
-        def stepping(skb: Skb, at: int) -> int:
+        def stepping(skb: Skb, hook: int) -> int:
             skb.journey.steps.append(Step("", "test", "", function.__name__, ""))  # type: ignore[attr-defined]
-            return function(skb, at)
+            return function(skb, hook)
 
         self.hooks.register(family, hook, priority, f"rule {id(function)}", stepping)
 
@@ -89,7 +89,7 @@ class Tracked:
     def queue(self, hook: int, priority: int = FILTER, number: int = 1, *, family: int = IPV4) -> Queue:
         """Everything that comes by goes to a queue, whose owner takes it."""
 
-        def to_queue(skb: Skb, at: int) -> int:
+        def to_queue(skb: Skb, hook: int) -> int:
             return number << 16 | QUEUE
 
         self.rule(hook, to_queue, priority, family=family)
@@ -104,9 +104,9 @@ class Tracked:
         if address is not None:
             packed = ip_address(address).packed
             addresses = packed, packed
-        self.ask(hook, lambda skb, at: self.nat_hooks.bind(skb, at, Range(addresses, ports)), family=family)
+        self.ask(hook, lambda skb, hook: self.nat_hooks.bind(skb, hook, Range(addresses, ports)), family=family)
 
-    def ask(self, hook: int, function: Callable[[Skb, int], int], *, family: int = IPV4) -> None:
+    def ask(self, hook: int, function: HookFunction, *, family: int = IPV4) -> None:
         """A chain of a nat table."""
         self.nat_hooks.add(family, hook, -1, f"chain {MANIPS[hook].name} {id(function)}", function)
 
