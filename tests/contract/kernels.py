@@ -191,12 +191,13 @@ class KernelUnderTest:
         raise NotImplementedError
 
     def track(self) -> None:
-        """Have packets of IPv4 tracked, as somebody who asks for the state of flows does."""
-        raise NotImplementedError
+        """Have packets of IPv4 tracked: a rule asks for the state of flows."""
+        self.tracked = True
+        self.iptables("-A FORWARD -m conntrack --ctstate NEW")
 
     def use_labels(self) -> None:
-        """Give new flows room for labels, as somebody who works with them does."""
-        raise NotImplementedError
+        """Give new flows room for labels: a rule looks at them."""
+        self.iptables("-t mangle -A OUTPUT -m connlabel --label 3 -j RETURN")
 
     def wait(self, sock: NetlinkSocket, seconds: float) -> bool:
         """Wait until there is something to receive, at most so long; False if there was not.
@@ -256,12 +257,6 @@ class FakeUnderTest(KernelUnderTest):
 
     def index_of(self, dev: str) -> int:
         return self.kernel._world.stack.device(dev).index
-
-    def track(self) -> None:
-        self.kernel._world.tracking.need(IPV4, "a test")
-
-    def use_labels(self) -> None:
-        self.kernel._world.conntrack.label_users += 1
 
     def wait(self, sock: NetlinkSocket, seconds: float) -> bool:
         waiting = cast("FakeSocket", sock)
@@ -353,13 +348,6 @@ class LinuxUnderTest(KernelUnderTest):
 
     def index_of(self, dev: str) -> int:
         return self.kernel._kernel.inside(lambda: socket.if_nametoindex(dev))
-
-    def track(self) -> None:
-        self.tracked = True
-        self.iptables("-A FORWARD -m conntrack --ctstate NEW")
-
-    def use_labels(self) -> None:
-        self.iptables("-t mangle -A OUTPUT -m connlabel --label 3 -j RETURN")
 
     def wait(self, sock: NetlinkSocket, seconds: float) -> bool:
         return bool(select.select([sock], [], [], seconds)[0])

@@ -44,11 +44,8 @@ from tests.contract.ctkit import (
     words,
 )
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import rule
 from tests.contract.wirekit import Listener, attribute
-
-#: a test whose rules work with conntrack themselves
-with_rules = only("linux", "the iptables of the fake knows no CT, CONNMARK, connlabel and NAT yet")
 
 A, B, NAT = "10.0.0.2", "10.0.9.2", "10.0.9.77"
 ALWAYS = "TUPLE_ORIG TUPLE_REPLY ID STATUS TIMEOUT"
@@ -157,7 +154,6 @@ def test_without_a_rule_that_needs_it_nothing_is_tracked(kernel: KernelUnderTest
 
 
 @rule("CTPKT-1")
-@with_rules
 def test_a_rule_that_needs_it_switches_it_on_and_off(wire: Wire) -> None:
     wire.udp()
     assert len(wire.asker.dump()) == 1
@@ -269,7 +265,6 @@ def test_a_packet_in_a_queue_is_counted_and_not_listed(wire: Wire) -> None:
 
 
 @rule("CTPKT-6")
-@with_rules
 def test_marks_that_rules_set(wire: Wire) -> None:
     wire.kernel.iptables("-t mangle -A FORWARD -p udp --dport 77 -j CONNMARK --set-mark 0x55")
     wire.udp(77)
@@ -287,7 +282,6 @@ def test_marks_that_rules_set(wire: Wire) -> None:
 
 
 @rule("CTPKT-6")
-@with_rules
 def test_labels_that_rules_set(wire: Wire) -> None:
     wire.kernel.iptables("-t mangle -A FORWARD -p udp --dport 78 -m connlabel --label 2 --set")
     for _ in range(2):
@@ -297,7 +291,6 @@ def test_labels_that_rules_set(wire: Wire) -> None:
 
 
 @rule("CTPKT-7")
-@with_rules
 @pytest.mark.parametrize(
     ("mask", "kinds"),
     [
@@ -315,7 +308,6 @@ def test_a_rule_can_say_which_events_a_flow_has(wire: Wire, mask: str, kinds: li
 
 
 @rule("CTPKT-7")
-@with_rules
 def test_an_event_that_a_mask_lets_through_is_whole(wire: Wire) -> None:
     wire.kernel.iptables("-t raw -A PREROUTING -p tcp --dport 80 -j CT --ctevents assured")
     wire.handshake()
@@ -323,7 +315,6 @@ def test_an_event_that_a_mask_lets_through_is_whole(wire: Wire) -> None:
 
 
 @rule("CTPKT-7")
-@with_rules
 def test_a_rule_can_ask_for_events_where_there_are_none(wire: Wire) -> None:
     wire.kernel.sysctl(f"{PREFIX}events", 0)
     wire.udp(1)
@@ -379,7 +370,6 @@ def test_a_flow_of_packets_has_no_room_for_what_programs_add(wire: Wire) -> None
 
 
 @rule("CTPKT-11", "C7-39")
-@with_rules
 @pytest.mark.parametrize(("port", "room"), [(80, False), (21, True)], ids=["no helper", "helper"])
 def test_a_translated_flow_has_room_for_adjustments_if_it_has_a_helper(wire: Wire, port: int, room: bool) -> None:
     wire.kernel.iptables("-t raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp")
@@ -455,7 +445,6 @@ def test_what_packets_move_among_the_statistics(wire: Wire) -> None:
 
 
 @rule("CTPKT-13")
-@with_rules
 def test_a_packet_whose_translation_is_taken_is_dropped_and_counted(wire: Wire) -> None:
     found, insert_failed, drop = 2, 9, 10
     before = sums(wire)
@@ -471,7 +460,6 @@ def test_a_packet_whose_translation_is_taken_is_dropped_and_counted(wire: Wire) 
 
 
 @rule("CTPKT-14")
-@with_rules
 def test_what_a_program_translates_is_translated_where_there_is_nat(wire: Wire) -> None:
     flow = tuple_(Cta.TUPLE_ORIG, A, B, UDP, 5000, 53) + tuple_(Cta.TUPLE_REPLY, B, A, UDP, 53, 5000)
     to = nest(Cta.NAT_DST, attribute(1, address("10.0.9.9")), nest(3, u16(1, 99)))
@@ -485,7 +473,6 @@ def test_what_a_program_translates_is_translated_where_there_is_nat(wire: Wire) 
 
 
 @rule("CTPKT-14")
-@with_rules
 def test_a_flow_that_a_program_made_without_nat_never_gets_any(wire: Wire) -> None:
     wire.kernel.iptables(f"-t nat -A POSTROUTING -p udp --dport 53 -j SNAT --to-source {NAT}")
     flow = tuple_(Cta.TUPLE_ORIG, A, B, UDP, 5000, 53) + tuple_(Cta.TUPLE_REPLY, B, A, UDP, 53, 5000)
@@ -555,7 +542,6 @@ def test_how_often_an_expectation_is_met(expecting: Expecting, flags: int, statu
 
 
 @rule("CTPKT-16")
-@with_rules
 def test_an_expectation_that_a_helper_makes(wire: Wire) -> None:
     hearer = Asker(wire.kernel, Group.CONNTRACK_EXP_NEW, Group.CONNTRACK_EXP_DESTROY)
     wire.kernel.iptables("-t raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp")
@@ -578,7 +564,6 @@ def test_an_expectation_that_a_helper_makes(wire: Wire) -> None:
 
 
 @rule("CTPKT-16")
-@with_rules
 def test_an_expectation_of_a_connection_that_is_translated(kernel: KernelUnderTest) -> None:
     wire = Wire(kernel)
     hearer = Asker(kernel, Group.CONNTRACK_EXP_NEW)
@@ -604,7 +589,6 @@ def test_an_expectation_of_a_connection_that_is_translated(kernel: KernelUnderTe
 
 
 @rule("CTPKT-17")
-@with_rules
 def test_no_helper_without_a_rule(wire: Wire) -> None:
     wire.tcp(SYN, 1, port=21)
     assert "HELP" not in wire.asker.only().names
@@ -616,7 +600,6 @@ def test_no_helper_without_a_rule(wire: Wire) -> None:
 
 
 @rule("CTPKT-18")
-@with_rules
 @pytest.mark.parametrize(("option", "flows"), [("--zone-orig 5", 1), ("--zone 5", 2)])
 def test_zones_that_rules_give(wire: Wire, option: str, flows: int) -> None:
     wire.kernel.iptables(f"-t raw -A PREROUTING -i eth0 -j CT {option}")
