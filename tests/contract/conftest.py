@@ -12,8 +12,8 @@ versions is measured or probed for, or is no part of the contract.
             kernel.socket().bind((4711, 0))
 
 **Talking.** `wirekit.py` has a client that sends a datagram and gives all answers, messages built from the declarations of nfnl
-where they are well-formed, and raw ones where they must not be; `ctkit.py` has the same for conntrack. Whatever a test opens
-through ``kernel`` is closed behind it.
+where they are well-formed, and raw ones where they must not be; `ctkit.py` has the same for conntrack, and `trackkit.py`
+sends packets past the tracker. Whatever a test opens through ``kernel`` is closed behind it.
 
 **On one kernel only**: ``@only("linux", "the fake has no file descriptors")``. The table's column of the other kernel then says
 why, too, unless another test holds it to the same rule.
