@@ -1,4 +1,4 @@
-"""A network namespace in which a queue can be filled before anybody drains it."""
+"""A network namespace in which a queue can be filled before anybody drains it, and a table of flows before anybody reads it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import ctypes
 import os
 import socket
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.outcome import CannotRunError
+
+#: whoever sends there is thrown away
 PORT = 9000
+#: whoever sends there is answered
+ECHO_PORT = 9001
 _CLONE_NEWNET = 0x40000000
 _SO_SNDBUFFORCE = 32
-
-
-class CannotRunError(Exception):
-    """The machine lacks what a benchmark needs; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Waiting:
 
 
 class World:
-    """Moves this process, for good, into a new namespace where UDP to port 9000 goes to a queue.
+    """Moves this process, for good, into a new namespace where UDP to two ports goes to a queue.
 
-    The receiver on that port has a tiny buffer that nobody reads: a packet that was accepted is delivered and thrown away, at
+    The receiver on `PORT` has a tiny buffer that nobody reads: a packet that was accepted is delivered and thrown away, at
     the same price for every contender, and no ICMP error is made.
     """
 
@@ -38,10 +40,14 @@ class World:
         enter_namespace()
         self.queue = queue
         _run("ip", "link", "set", "lo", "up")
-        _run("iptables", "-A", "OUTPUT", "-p", "udp", "--dport", str(PORT), "-j", "NFQUEUE", "--queue-num", str(queue))
+        ports = f"{PORT}:{ECHO_PORT}"
+        _run("iptables", "-A", "OUTPUT", "-p", "udp", "--dport", ports, "-j", "NFQUEUE", "--queue-num", str(queue))
         self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
         self._receiver.bind(("127.0.0.1", PORT))
+        self._listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._listener.bind(("127.0.0.1", ECHO_PORT))
+        self._listener.settimeout(10)
 
     def fill(self, packets: int, size: int) -> None:
         """Queue ``packets`` UDP packets with ``size`` bytes of data each. Raises `CannotRunError` if any got lost."""
@@ -57,6 +63,39 @@ class World:
         after = self.waiting()
         if after != Waiting(before.packets + packets, before.queue_dropped, before.user_dropped):
             raise CannotRunError(f"the queue could not be filled with {packets} packets of {size} bytes: {before} -> {after}")
+
+    def through(self, packets: int, size: int) -> float:
+        """Send packets one by one, each after the one before has come through the queue; the seconds that all took."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.connect(("127.0.0.1", ECHO_PORT))
+            data, receive = bytes(size), self._listener.recv
+            start = time.perf_counter()
+            for _ in range(packets):
+                sender.send(data)
+                receive(size)
+            return time.perf_counter() - start
+
+    def flood(self, seconds: float, size: int) -> int:
+        """Send as fast as can be, for so long, whatever becomes of it; how many packets were sent."""
+        sent, data = 0, bytes(size)
+        end = time.monotonic() + seconds
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 1 << 27)
+            sender.setblocking(False)
+            sender.connect(("127.0.0.1", PORT))
+            while time.monotonic() < end:
+                for _ in range(100):
+                    try:
+                        sender.send(data)
+                    except (PermissionError, BlockingIOError):  # dropped by the full queue
+                        continue
+                    sent += 1
+        return sent
+
+    def close(self) -> None:
+        """Close the sockets; with the last of them goes the namespace."""
+        self._receiver.close()
+        self._listener.close()
 
     def waiting(self) -> Waiting:
         """What the kernel says of the queue."""

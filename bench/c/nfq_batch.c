@@ -1,4 +1,5 @@
-/* As fast as the kernel's interface goes: recvmmsg, and one batch verdict for all that came with it. No library. */
+/* As fast as the kernel's interface goes: recvmmsg, and one batch verdict for all that came with it. No library.
+ * Packets that are rewritten need a verdict each; those of one recvmmsg leave in one datagram. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,6 +21,8 @@ static struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
 static char arena[SLOTS][SLOT] __attribute__((aligned(8)));
 static struct mmsghdr headers[SLOTS];
 static struct iovec slots[SLOTS];
+static char joined[SLOTS * SLOT] __attribute__((aligned(8)));
+static size_t joined_length;
 
 struct request { struct nlmsghdr nlmsg; struct nfgenmsg nfgen; char attributes[64]; };
 
@@ -55,7 +58,33 @@ static void verdict_up_to(uint32_t id)
 
 	begin(&request, NFQNL_MSG_VERDICT_BATCH, 0);
 	put(&request, NFQA_VERDICT_HDR, &header, sizeof header);
+	if (terms.action == MARK)
+		put(&request, NFQA_MARK, &(uint32_t){htonl(NEW_MARK)}, 4);
 	say(&request);
+}
+
+static void rewrite(uint32_t id, const char *payload, int length)
+{
+	struct nfqnl_msg_verdict_hdr header = {htonl(NF_ACCEPT), htonl(id)};
+	struct request *request = (void *)(joined + joined_length);
+	struct nlattr *attribute;
+
+	begin(request, NFQNL_MSG_VERDICT, 0);
+	put(request, NFQA_VERDICT_HDR, &header, sizeof header);
+	attribute = (void *)((char *)request + request->nlmsg.nlmsg_len);
+	attribute->nla_len = NLA_HDRLEN + length;
+	attribute->nla_type = NFQA_PAYLOAD;
+	memcpy(attribute + 1, payload, length);
+	memset((char *)(attribute + 1) + UDP_CHECKSUM, 0, 2);
+	request->nlmsg.nlmsg_len += NLA_ALIGN(attribute->nla_len);
+	joined_length += request->nlmsg.nlmsg_len;
+}
+
+static void say_joined(void)
+{
+	if (sendto(fd, joined, joined_length, 0, (struct sockaddr *)&kernel, sizeof kernel) < 0)
+		die("sendto");
+	joined_length = 0;
 }
 
 static void look(const char *message, struct turn *turn, uint32_t *id)
@@ -72,8 +101,11 @@ static void look(const char *message, struct turn *turn, uint32_t *id)
 			break;
 		if (attribute->nla_type == NFQA_PACKET_HDR)
 			*id = ntohl(((const struct nfqnl_msg_packet_hdr *)(attribute + 1))->packet_id);
-		else if (attribute->nla_type == NFQA_PAYLOAD)
+		else if (attribute->nla_type == NFQA_PAYLOAD) {
 			turn->bytes += look_at((const unsigned char *)(attribute + 1), attribute->nla_len - NLA_HDRLEN);
+			if (terms.action == REWRITE)
+				rewrite(*id, (const char *)(attribute + 1), attribute->nla_len - NLA_HDRLEN);
+		}
 		at += NLA_ALIGN(attribute->nla_len);
 	}
 	turn->packets++;
@@ -85,13 +117,16 @@ static struct turn drain(uint64_t count)
 	uint32_t id = 0;
 
 	while (turn.packets < count) {
-		int many = recvmmsg(fd, headers, SLOTS, MSG_DONTWAIT, NULL);
+		int many = recvmmsg(fd, headers, SLOTS, MSG_WAITFORONE, NULL);
 
 		if (many < 0)
 			die("recvmmsg");
 		for (int i = 0; i < many; i++)
 			look(arena[i], &turn, &id);
-		verdict_up_to(id);
+		if (terms.action == REWRITE)
+			say_joined();
+		else
+			verdict_up_to(id);
 	}
 	return turn;
 }

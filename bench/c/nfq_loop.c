@@ -13,13 +13,21 @@ static struct turn turn;
 
 static int on_packet(struct nfq_q_handle *queue, struct nfgenmsg *message, struct nfq_data *data, void *unused)
 {
+	static unsigned char rewritten[4096];
 	unsigned char *payload;
 	int length = nfq_get_payload(data, &payload);
+	uint32_t id = ntohl(nfq_get_msg_packet_hdr(data)->packet_id);
 
 	(void)message, (void)unused;
 	turn.packets++;
 	turn.bytes += look_at(payload, length);
-	return nfq_set_verdict(queue, ntohl(nfq_get_msg_packet_hdr(data)->packet_id), NF_ACCEPT, 0, NULL);
+	if (terms.action == MARK)
+		return nfq_set_verdict2(queue, id, NF_ACCEPT, NEW_MARK, 0, NULL);
+	if (terms.action == ACCEPT)
+		return nfq_set_verdict(queue, id, NF_ACCEPT, 0, NULL);
+	memcpy(rewritten, payload, length);
+	memset(rewritten + UDP_CHECKSUM, 0, 2);
+	return nfq_set_verdict(queue, id, NF_ACCEPT, length, rewritten);
 }
 
 static struct turn drain(uint64_t count)

@@ -9,7 +9,13 @@
 
 struct turn { uint64_t packets, bytes; };
 
-static struct { int queue, copy_range, max_length, receive_buffer; } terms;
+enum action { ACCEPT, MARK, REWRITE };
+
+static struct { int queue, copy_range, max_length, receive_buffer; enum action action; } terms;
+
+#define NEW_MARK 7
+/* Rewriting a packet clears the checksum of its UDP header. */
+#define UDP_CHECKSUM 26
 
 static void die(const char *what)
 {
@@ -24,14 +30,15 @@ static double cpu(const struct rusage *usage)
 
 static void read_terms(int argc, char **argv)
 {
-	if (argc != 5) {
-		fprintf(stderr, "usage: %s QUEUE COPY_RANGE MAX_LENGTH RECEIVE_BUFFER\n", argv[0]);
+	if (argc != 6) {
+		fprintf(stderr, "usage: %s QUEUE COPY_RANGE MAX_LENGTH RECEIVE_BUFFER accept|mark|rewrite\n", argv[0]);
 		exit(2);
 	}
 	terms.queue = atoi(argv[1]);
 	terms.copy_range = atoi(argv[2]);
 	terms.max_length = atoi(argv[3]);
 	terms.receive_buffer = atoi(argv[4]);
+	terms.action = argv[5][0] == 'm' ? MARK : argv[5][0] == 'r' ? REWRITE : ACCEPT;
 }
 
 /* The bytes a handler would look at. */
@@ -47,7 +54,7 @@ static void take_turns(struct turn (*drain)(uint64_t count))
 {
 	char line[32];
 
-	puts("bound");
+	puts("ready");
 	fflush(stdout);
 	while (fgets(line, sizeof line, stdin)) {
 		struct rusage before, after;

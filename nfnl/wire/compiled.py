@@ -102,6 +102,10 @@ class Codec:
         """
         return view_of(self.cls, data, self.match(data) or self._learn(data, base))
 
+    def parse(self, data: bytes, base: int = 0) -> Any:
+        """The same as `decode`, step by step: no shape is looked up, and none is remembered."""
+        return view_of(self.cls, data, self._analyse(data, base)[0])
+
     def remembered(self, data: bytes) -> Shape | None:
         """The shape of ``data``, if it is any of those seen before. It is tried first next time: traffic comes in runs."""
         for matcher in self._of_length.get(len(data), []) + self._of_any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from bench.contenders.dumps import take_turns
+from bench.contenders.turns import take_turns
 
 socket = NFCTSocket()
-take_turns({"list": lambda: len(list(socket.dump()))})
+take_turns(lambda way: {"flows": len(list(socket.dump()))})
