@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from nfnl.sim import FakeKernel
@@ -116,6 +117,7 @@ class KernelUnderTest:
         words = line.split()
         if {"-A", "-I", "-F"}.isdisjoint(words):
             self.touched = True  # what else was done a flush will not undo
+        self.tracked = True  # where one rule asks for flows, every packet has one
         self.ruled.add((program, words[words.index("-t") + 1] if "-t" in words else "filter"))
         getattr(self.kernel, program)(line)
 
@@ -192,7 +194,6 @@ class KernelUnderTest:
 
     def track(self) -> None:
         """Have packets of IPv4 tracked: a rule asks for the state of flows."""
-        self.tracked = True
         self.iptables("-A FORWARD -m conntrack --ctstate NEW")
 
     def use_labels(self) -> None:
@@ -233,7 +234,10 @@ class FakeUnderTest(KernelUnderTest):
         return PROCESS_ID
 
     def require(self, probe: str) -> None:
-        pass
+        if probe == "conntrack-glue":  # a matter of how a kernel was built: another one, then
+            assert not self.ruled
+            profile = replace(self.kernel.profile, conntrack_glue=True)
+            self.kernel = self.cleanup.enter_context(FakeKernel(pid=PROCESS_ID, profile=profile))
 
     def send_many(self, packet: bytes, count: int) -> None:
         for _ in range(count):
