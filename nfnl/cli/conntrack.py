@@ -208,7 +208,8 @@ class World:
         return True
 
     def _follow(self, order: Order) -> bool:
-        follower = Follower(order, self._clock)
+        processes = nfnl.LinuxKernel(self._options.get("netns")) if self._kernel is None else None
+        follower = Follower(order, self._clock, processes)
         with ExitStack() as cleanup:
             try:
                 table = cleanup.enter_context(nfnl.open_conntrack(**(self._options | follower.options())))
@@ -218,7 +219,7 @@ class World:
                 click.echo(f"NOTICE: Netlink socket buffer size has been set to {table.receive_buffer} bytes.", err=True)
             try:
                 if self._kernel is None:
-                    follower.follow(table)
+                    follower.follow_until_signal(table)
                 else:
                     with self._kernel.until_idle():
                         self._story()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import click
@@ -23,6 +26,7 @@ from nfnl.session.events import (
     FlowUpdated,
     Overrun,
 )
+from nfnl.transport.base import Kernel
 from nfnl.wire.declare import Message
 
 #: of flows, and of expectations: words of --event-mask, and what has to be followed
@@ -50,7 +54,10 @@ Please, check --buffer-size in `nfnl conntrack --help'."""
 class Follower:
     """The events that an order asks for, shown as they come."""
 
-    def __init__(self, order: Order, clock: Callable[[], float]) -> None:
+    def __init__(self, order: Order, clock: Callable[[], float], processes: Kernel | None) -> None:
+        """``processes``: the kernel whose ports belong to processes; None: nobody's do."""
+        self._processes = processes
+        self._names: dict[int, str] = {}
         labels = LabelMap(order["labelmap"])
         self._order = order
         self._flows = order.table != "expect"
@@ -82,6 +89,26 @@ class Follower:
                 self.output.show(entry, what, ending=self._cause(entry))
                 sys.stdout.flush()
 
+    def follow_until_signal(self, table: nfnl.FlowTable) -> None:
+        """Show them, until a signal comes; what is being shown then is shown whole. The second signal does what it always does."""
+        before: dict[int, Any] = {}
+
+        def stop(number: int, _: FrameType | None) -> None:
+            signal.signal(number, before[number])
+            table.stop()
+            if os.isatty(2):
+                os.write(2, b"\n")  # behind the ^C that the terminal shows
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop)
+        if sys.stderr.isatty():
+            click.echo("Following what happens; Ctrl-C ends it.", err=True)
+        try:
+            self.follow(table)
+        finally:
+            for which, former in before.items():
+                signal.signal(which, former)
+
     def close(self) -> None:
         """Say that it is all."""
         self.output.close()
@@ -91,5 +118,11 @@ class Follower:
         """Which program it was, if it was one."""
         if not entry.nlmsg_pid or not {"xml", "json"}.isdisjoint(self._order["output"] or ()):
             return ""
-        name = program_of(nfnl.LinuxKernel(), entry.nlmsg_pid)
+        name = self._program(entry.nlmsg_pid)
         return f" [USERSPACE] portid={entry.nlmsg_pid}" + (f" progname={name}" if name else "")
+
+    def _program(self, port_id: int) -> str:
+        """Its name; looked up until it is found, and no more: a program may cause events faster than /proc is read."""
+        if self._processes is not None and not self._names.get(port_id):
+            self._names[port_id] = program_of(self._processes, port_id)
+        return self._names.get(port_id, "")

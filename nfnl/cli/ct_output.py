@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +13,6 @@ from nfnl.cli.ct_text import Style, What
 from nfnl.cli.screen import Screen
 from nfnl.subsys.conntrack import FlowAttributes, Protocol, Status, Tuple, protocol_words
 from nfnl.subsys.expect import ExpectationAttributes
-
-if TYPE_CHECKING:
-    from rich.status import Status as Spinner
 
 Entry = FlowAttributes | ExpectationAttributes
 _DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
@@ -82,11 +78,11 @@ class Output:
             for entry in entries:
                 self.show(entry)
             return
-        with _spinner() as spinner:
-            for entry in entries:
-                self.show(entry)
-                if not self.shown % _STEP:
-                    spinner.update(f"{self.shown:,} entries")
+        for entry in entries:
+            self.show(entry)
+            if not self.shown % _STEP:
+                click.echo(f"\r{self.shown:,} entries", nl=False, err=True)
+        click.echo("\r\x1b[K", nl=False, err=True)
 
     def close(self) -> None:
         """Say that it is all."""
@@ -97,26 +93,42 @@ class Output:
     # -- a table ---------------------------------------------------------------------------------------------------------------
 
     def _show_table(self, flows: Iterator[FlowAttributes]) -> None:
-        screen = Screen()
-        widths = [0] * len(_HEADS)
-        page: list[tuple[str, ...]] = []
-
-        def flush() -> None:
-            for row in page:
-                widths[:] = [max(width, len(cell)) for width, cell in zip(widths, row, strict=True)]
-            for row in page:
-                cells = [f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=True)]
-                screen.line(*zip(cells, _STYLES if row is not _HEADS else ("bold",) * len(_HEADS), strict=True))
-            page.clear()
-
-        page.append(_HEADS)
+        table = _Table(Screen())
         for flow in flows:
             self.shown += 1
-            page.append(_row(flow))
-            if len(page) > _PAGE:
-                flush()
-        if self.shown:
-            flush()
+            table.add(_row(flow))
+        table.flush()
+
+
+class _Table:
+    """Rows in columns that are as wide as a page needs; a column that has been empty so far is left out."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._widths = [0] * len(_HEADS)
+        self._page: list[tuple[str, ...]] = []
+
+    def add(self, row: tuple[str, ...]) -> None:
+        self._page.append(row)
+        if len(self._page) == _PAGE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Print the page, with heads if there are columns that had none."""
+        needed = [max((len(row[at]) for row in self._page), default=0) for at in range(len(_HEADS))]
+        heads = any(width and not before for width, before in zip(needed, self._widths, strict=True))
+        widths = (max(width, before) for width, before in zip(needed, self._widths, strict=True))
+        self._widths = [width and max(width, len(head)) for width, head in zip(widths, _HEADS, strict=True)]
+        if heads:
+            self._line(_HEADS, ("bold",) * len(_HEADS))
+        for row in self._page:
+            self._line(row, _STYLES)
+        self._page.clear()
+
+    def _line(self, row: tuple[str, ...], styles: tuple[str, ...]) -> None:
+        shown = [(f"{cell:<{width}}  ", style) for cell, width, style in zip(row, self._widths, styles, strict=True) if width]
+        *cells, (last, style) = shown
+        self._screen.line(*cells, (last.rstrip(), style))
 
 
 _HEADS = ("PROTOCOL", "STATE", "ORIGINAL", "", "TRANSLATED, ANSWERS", "SECONDS", "MARK", "ZONE", "PACKETS", "")
@@ -159,12 +171,6 @@ def _end(address: object, port: int | None) -> str:
     if port is None:
         return str(address)
     return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
-
-
-def _spinner() -> Spinner:
-    from rich.console import Console
-
-    return Console(stderr=True).status("0 entries")
 
 
 def remark(text: str) -> None:

@@ -37,9 +37,10 @@ def owners(kernel: Kernel) -> dict[int, Owner]:
 
 def program_of(kernel: Kernel, port_id: int) -> str:
     """Name of the program that has an nfnetlink socket with this port; "" where that cannot be seen."""
+    inode = ""
     with suppress(OSError):
-        return _process(dict(_inodes(kernel)).get(port_id, "")).partition(",")[0]
-    return ""
+        inode = dict(_inodes(kernel)).get(port_id, "")
+    return _process(inode).partition(",")[0] if inode else ""
 
 
 def _inodes(kernel: Kernel) -> Iterator[tuple[int, str]]:

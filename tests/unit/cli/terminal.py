@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 NFNL = [sys.executable, "-c", "from nfnl.cli import main; main()"]
@@ -20,12 +21,13 @@ def pipe(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[byt
 class Terminal:
     """It runs in a terminal of its own."""
 
-    def __init__(self, *arguments: str, columns: int = 80) -> None:
+    def __init__(self, *arguments: str, columns: int = 80, command: Sequence[str] = ()) -> None:
+        """``command`` instead: another program."""
         self._ours, theirs = pty.openpty()
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
         environment.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
-            [*NFNL, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+            command or [*NFNL, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
         )
         os.close(theirs)
         self.shown = ""
