@@ -20,6 +20,7 @@ from nfnl.testing.lab import LinuxLab
 from tests import probes
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+PROGRAMS = [path for path in sorted(EXAMPLES.rglob("*.py")) if not path.name.startswith("test_")]
 
 
 def load(name: str) -> ModuleType:
@@ -85,9 +86,21 @@ def test_rate_limiter(kernel: Any) -> None:
         assert arrive(greedy, greedy, six) == [True, False, True]
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("kernel_name", ["fake", "linux"])
+def test_home_router(kernel_name: str, tmp_path: Path) -> None:
+    if kernel_name == "linux":
+        probes.require("lab-available")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--nfnl-kernel={kernel_name}"]
+    tests = EXAMPLES / "home_router"
+    done = subprocess.run([*command, f"--rootdir={tests}", tests], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_an_example_says_how_to_use_it_and_fails_politely(path: Path) -> None:
-    assert f"python examples/{path.name}" in path.read_text()
+    assert f"python {path.relative_to(EXAMPLES.parent)}" in path.read_text()
     done = subprocess.run([sys.executable, path, "70000"], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "queue numbers go from 0 to 65535, not 70000" in done.stderr
