@@ -162,11 +162,16 @@ def test_a_syn_after_the_end_begins_anew(connection: Connection) -> None:
     [
         (1001 + 8192, 5001, "ESTABLISHED"),
         (1001 + 8192 + 1, 5001, "ESTABLISHED"),
+        (1001 + 8192 + 8191, 5001, "ESTABLISHED"),
+        (1001 + 8192 + 8192, 5001, "INVALID"),
         (1001 + 8192 + 70_000, 5001, "INVALID"),
         (1001, 5002, "INVALID"),
         (1001, 5001 - 65_999, "ESTABLISHED"),
     ],
-    ids=["at the edge", "just over the edge", "far beyond", "acknowledges what nobody sent", "acknowledges what is old"],
+    ids=[
+        *("at the edge", "just over the edge", "a window over the edge", "more than a window", "far beyond"),
+        *("acknowledges what nobody sent", "acknowledges what is old"),
+    ],
 )
 def test_where_a_segment_may_stand(connection: Connection, seq: int, ack: int, state: str) -> None:
     assert connection.open().a("A", seq, ack) == state
