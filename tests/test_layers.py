@@ -23,8 +23,8 @@ DATA_PLANE = [
     "exthdrs",
     "checksums",
     "defrag",
-    "ct_defrag",
     "hooks",
+    "ct_defrag",
     "jhash",
     "balance",
     "gso",
@@ -79,7 +79,6 @@ CONTROL_PLANE = [
     "netlink",
     "dump",
     "nfnetlink",
-    "queue",
     "ct_requests",
     "ct_filter",
     "ct_messages",
@@ -89,6 +88,8 @@ CONTROL_PLANE = [
     "ct_proc",
     "ctnetlink",
     "ctnetlink_expect",
+    "ct_glue",
+    "queue",
     "transport",
 ]
 COMPOSITION = [

@@ -130,8 +130,8 @@ class ConntrackTable:
         return ticks(self.clock)
 
     def seconds_left(self, entry: Entry) -> int:
-        """Whole seconds until it ends, never negative (`nf_ct_expires`)."""
-        return max(0, entry.expires - self.now) // HZ
+        """Whole seconds until it ends, never negative (`nf_ct_expires`); of an unconfirmed flow: how long it shall last."""
+        return max(0, entry.expires - (self.now if entry.status & Status.CONFIRMED else 0)) // HZ
 
     def set_timeout(self, entry: Entry, seconds: int) -> None:
         """What a request wishes, capped at 2**31 - 1 ticks (`nf_ct_set_timeout`).

@@ -7,7 +7,7 @@ vanishes; one that is being changed keeps what was done before.
 from __future__ import annotations
 
 from nfnl.sim.conntrack import ConntrackTable
-from nfnl.sim.ct_entry import Entry, Status, change_status
+from nfnl.sim.ct_entry import Entry, Status, change_status, replace_status
 from nfnl.sim.ct_requests import (
     N,
     change_protoinfo,
@@ -113,6 +113,18 @@ class Changes:
             entry.synproxy = read_synproxy(attributes[_SYNPROXY])
         if _LABELS in attributes:
             change_labels(entry, attributes)
+
+    def change_attached(self, entry: Entry, attributes: Attributes) -> None:
+        """What a verdict says of its packet's flow, confirmed or not (`ctnetlink_glue_parse_ct`). Raises as `change` does."""
+        if _TIMEOUT in attributes:
+            self._table.set_timeout(entry, *u32(attributes[_TIMEOUT]))
+        if _STATUS in attributes:
+            replace_status(entry, *u32(attributes[_STATUS]))
+        if _HELP in attributes:
+            self._change_help(entry, read_help(attributes[_HELP]))
+        if _LABELS in attributes:
+            change_labels(entry, attributes)
+        _change_mark(entry, attributes)
 
     def _change_help(self, entry: Entry, name: str) -> None:
         """`ctnetlink_change_helper`: nothing but taking the helper away, or naming the one there is."""

@@ -208,6 +208,13 @@ _LASTING = Status.SEEN_REPLY | Status.ASSURED
 _KNOWN = 0xFFFF
 
 
+def replace_status(entry: Entry, status: int) -> None:
+    """Set and clear status bits as a verdict may (`ctnetlink_update_status`). Raises OSError (EBUSY)."""
+    if entry.status & ~status & _LASTING:
+        raise OSError(EBUSY, "Device or resource busy")
+    entry.status = entry.status & UNCHANGEABLE | status & _KNOWN & ~UNCHANGEABLE
+
+
 def change_status(entry: Entry, status: int) -> None:
     """Set status bits as a request may (`nf_ct_change_status_common`). Nothing is ever cleared. Raises OSError (EBUSY)."""
     if (entry.status ^ status) & _FIXED or entry.status & ~status & _LASTING:

@@ -257,6 +257,18 @@ def flow_message(
     return _pack_header(length, CT_NEW, flags, seq, port, entry.original[0], b"\0\0") + body
 
 
+def attached_flow(entry: Entry, table: ConntrackTable) -> bytes:
+    """A flow inside a message of another subsystem (`__ctnetlink_glue_build`): attributes, without a header."""
+    parts = [_tuples(entry), _id_status(entry.id, entry.status), _timeout(table.seconds_left(entry)), _protoinfo(entry.proto)]
+    if entry.counters is not None:
+        parts += _counters[0](*entry.counters[:2]), _counters[1](*entry.counters[2:])
+    parts += _timestamp(entry), _help(entry), _master(entry), _adjustments(entry)
+    if entry.synproxy is not None:
+        parts.append(_synproxy(*entry.synproxy))
+    parts += _mark(entry.mark), _labels(entry)
+    return b"".join(parts)
+
+
 def event_message(bits: int, entry: Entry, table: ConntrackTable, port: int, timestamp: int | None) -> bytes:
     """An event of a flow: ``bits`` of `Event` say of what. ``timestamp``: nanoseconds, where events have one."""
     parts = [_tuples(entry), _id_status(entry.id, entry.status)]

@@ -65,14 +65,14 @@ def answer(request: Request, data: bytes) -> None:
 class ConntrackSubsystem:
     """The flows of a namespace as netlink sockets see them. It registers itself."""
 
-    __slots__ = ("_changes", "_profile", "_table")
+    __slots__ = ("_profile", "_table", "changes", "checks")
 
     def __init__(
         self, nfnetlink: Nfnetlink, sockets: SocketTable, table: ConntrackTable, expectations: ExpectationTable, nat: Nat
     ) -> None:
         self._table = table
         self._profile = profile = sockets.profile
-        self._changes = Changes(table, expectations, nat)
+        self.changes = Changes(table, expectations, nat)
         Notifier(sockets, table, expectations)
         unknown = [field.name for field in NewFlow.__attrs__ if not profile.knows(field.since)]
         checks = {N["labels"]: at_most(LABELS_SIZE), N["labels_mask"]: at_most(LABELS_SIZE), N["timestamp_event"]: REJECTED}
@@ -83,6 +83,8 @@ class ConntrackSubsystem:
             declarations = () if plain else (NewFlow,)
             return Operation(handler, *declarations, unknown=unknown, checks={} if plain else checks)
 
+        #: what is checked of a flow's attributes, wherever they stand
+        self.checks = operation(self._new).checks
         nfnetlink.register(
             SubsystemId.CTNETLINK,
             {
@@ -113,14 +115,14 @@ class ConntrackSubsystem:
         if entry is not None:
             if request.flags & _EXCL:
                 raise Refusal(Errno.EEXIST)
-            self._changes.change(entry, attributes)
+            self.changes.change(entry, attributes)
             self._tell(request, entry, Event.LABEL)
             return
         if not request.flags & _CREATE:
             raise Refusal(Errno.ENOENT)
         if original is None or reply is None or original.protocol != reply.protocol:
             raise Refusal(Errno.EINVAL)
-        entry = self._changes.create(given.zone, original, reply, attributes)
+        entry = self.changes.create(given.zone, original, reply, attributes)
         bits = Event.RELATED if entry.status & Status.EXPECTED else Event.NEW
         if _LABELS in attributes:
             try:

@@ -11,7 +11,7 @@ from nfnl.sim.ctnetlink import answer
 from nfnl.sim.dump import start_dump
 from nfnl.sim.errnos import Errno
 from nfnl.sim.expectations import USERSPACE, Expectation, ExpectationTable, Mask
-from nfnl.sim.helpers import EXPECT_FUNCTIONS
+from nfnl.sim.helpers import EXPECT_FUNCTIONS, find_helper
 from nfnl.sim.netlink import Refusal, Request
 from nfnl.sim.nfnetlink import Attributes, Check, Handler, Nfnetlink, Operation, bits, nul_string
 from nfnl.subsys.conntrack import ExpectStatsCpu
@@ -36,7 +36,7 @@ _NAT_CHECKS = {1: Check(4, False, None, 0, _direction), 2: Check(0, True, None, 
 class ExpectSubsystem:
     """The expectations of a namespace as netlink sockets see them. It registers itself."""
 
-    __slots__ = ("_expectations", "_flows")
+    __slots__ = ("_checks", "_expectations", "_flows")
 
     def __init__(self, nfnetlink: Nfnetlink, flows: ConntrackTable, expectations: ExpectationTable) -> None:
         self._flows = flows
@@ -46,6 +46,7 @@ class ExpectSubsystem:
         def operation(handler: Handler) -> Operation:
             return Operation(handler, NewExpectation, checks=checks)
 
+        self._checks = operation(self._new).checks
         nfnetlink.register(
             SubsystemId.CTNETLINK_EXP,
             {
@@ -81,6 +82,20 @@ class ExpectSubsystem:
         made = Expectation(flow, expected, Mask(mask.src, mask.src_part))
         _furnish(made, flow, attributes)
         expectations.add(made, request.sock.port, bool(request.flags & _ECHO))
+
+    def attach(self, flow: Entry, payload: bytes, report: bool) -> None:
+        """An expectation of this flow, as a verdict asks for it: what stands in NFQA_EXP. Raises `Refusal` or OSError."""
+        attributes = read_nest(payload, self._checks)
+        if not attributes.keys() >= {_TUPLE, _MASK}:
+            raise Refusal(Errno.EINVAL)
+        expected, mask = (read_tuple(attributes[n], flow.family, None) for n in (_TUPLE, _MASK))
+        made = Expectation(flow, expected, Mask(mask.src, mask.src_part))
+        if _HELP_NAME in attributes:
+            made.helper = find_helper(text_of(attributes[_HELP_NAME]), flow.family, flow.protocol)
+            if made.helper is None:
+                raise Refusal(Errno.EOPNOTSUPP)
+        _furnish(made, flow, attributes)
+        self._expectations.add(made, 0, report)
 
     # ----------------------------------------------------------------------------------------------------------------- asking
 

@@ -14,6 +14,7 @@ from nfnl.sim.af_netlink import SOCK_DGRAM, SOCK_RAW, Capability, Process, Sock,
 from nfnl.sim.bridge import Bridge
 from nfnl.sim.clock import Clock
 from nfnl.sim.conntrack import ConntrackTable
+from nfnl.sim.ct_glue import Glue
 from nfnl.sim.ct_messages import flow_message
 from nfnl.sim.ct_sysctls import PREFIX as CONNTRACK_SYSCTLS
 from nfnl.sim.ctnetlink import NOT_MODELLED as CTNETLINK_NOT_MODELLED
@@ -80,7 +81,6 @@ class _World:
         self._iptables: dict[int, Iptables] = {}
         self.sockets = SocketTable(gate, self.clock, profile, process, self.stack.sysctls)
         self.nfnetlink = Nfnetlink(self.sockets, profile)
-        QueueSubsystem(self.nfnetlink, self.sockets, self.queues, profile)
         self.conntrack = ConntrackTable(self.clock)
         self.expectations = ExpectationTable(self.conntrack)
         self.nat = Nat(self.conntrack)
@@ -94,8 +94,10 @@ class _World:
         self.ground = Ground(self.hooks, self.clock, self.stack.routing, self.tracking, self.nat_hooks)
         self.stack.responder.related = self.tracking.belong_together
         self.stack.rejecter.closing = self.tracking.close
-        ConntrackSubsystem(self.nfnetlink, self.sockets, self.conntrack, self.expectations, self.nat)
-        ExpectSubsystem(self.nfnetlink, self.conntrack, self.expectations)
+        flows = ConntrackSubsystem(self.nfnetlink, self.sockets, self.conntrack, self.expectations, self.nat)
+        expected = ExpectSubsystem(self.nfnetlink, self.conntrack, self.expectations)
+        glue = Glue(self.conntrack, flows, expected) if profile.conntrack_glue else None
+        QueueSubsystem(self.nfnetlink, self.sockets, self.queues, profile, glue)
         self.sent: list[Journey] = []
         self.bridges: list[Bridge] = []
 

@@ -46,6 +46,8 @@ class Profile:
     queue_message: int = 120
     #: numbers of nfnetlink subsystems: 0 to this, exclusive (NFNL_SUBSYS_COUNT)
     subsystems: int = 13
+    #: queues tell the flows of packets, and verdicts may change them (CONFIG_NETFILTER_NETLINK_GLUE_CT; depends on build options)
+    conntrack_glue: bool = False
     #: CTA_FILTER lets flows through whose IPv6 addresses are *not* those it names
     filter_inverts_ipv6: bool = True
     #: NLMSG_DONE of a dump of flows has NLM_F_DUMP_FILTERED, too
@@ -121,9 +123,7 @@ PROFILES = {
             cgroup_classid=False,
             queue_message=112,
         ),
-        Profile(
-            "6.12.117", small_head=640, rmem_max=212992, wmem_max=212992, filter_inverts_ipv6=False, done_says_filtered=True
-        ),
+        Profile("6.12.117", small_head=640, rmem_max=212992, wmem_max=212992, filter_inverts_ipv6=False, done_says_filtered=True),
         Profile("6.18.15", small_head=640, entry_limit=None, unknown_command=Errno.ENOTSUPP),
         Profile(),
     )

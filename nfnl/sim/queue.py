@@ -9,6 +9,8 @@ from typing import Any
 
 from nfnl.sim import gso
 from nfnl.sim.af_netlink import SocketTable
+from nfnl.sim.ct_entry import Entry as FlowEntry
+from nfnl.sim.ct_glue import Glue
 from nfnl.sim.errnos import Errno
 from nfnl.sim.hooks import DROP, STOLEN, STOP, VERDICT_MASK
 from nfnl.sim.netlink import Refusal, Request
@@ -17,15 +19,15 @@ from nfnl.sim.profile import Profile
 from nfnl.sim.queueing import CONNTRACK, COPY_PACKET, MAX_COPY_RANGE, UID_GID, Queue, QueuedEntry, QueueTable
 from nfnl.sim.skb import IPV4, IPV6, UDP, Frame, Skb
 from nfnl.subsys.queue import Config, ConfigCommand, CopyMode, Packet, QueueFlag, VerdictBatch, VerdictMessage, Vlan
-from nfnl.wire.constants import NLA_F_NESTED, NLA_HDRLEN, NLA_TYPE_MASK, SubsystemId
+from nfnl.wire.constants import NLA_F_NESTED, NLA_HDRLEN, NLA_TYPE_MASK, NlmsgFlag, SubsystemId
 from nfnl.wire.declare import Attr, View
 from nfnl.wire.header import NATIVE
 
 NOT_MODELLED = {
-    "QueueFlag.CONNTRACK": "refused with EOPNOTSUPP, as by a kernel without CONFIG_NETFILTER_NETLINK_GLUE_CT",
+    "QueueFlag.CONNTRACK": "for profiles with ``conntrack_glue``; else refused with EOPNOTSUPP, as by a kernel without "
+    "CONFIG_NETFILTER_NETLINK_GLUE_CT, and NFQA_CT and NFQA_EXP in a verdict are ignored",
     "QueueFlag.SECCTX": "accepted, as Linux does; no packet has a context, as in a system without a security module",
     "packets that stand for several (GSO)": "of TCP and UDP, as `FakeKernel.send` makes them; what arrives is not put together",
-    "NFQA_CT and NFQA_EXP in a verdict": "ignored, as by a kernel without the glue",
     "the bridge family": "bridges of two ports whose forward chain has one rule, for a queue: `FakeKernel.add_bridge`",
     "br_netfilter": "bridged packets do not pass the hooks of the IP families",
     "control groups": "a `FakeKernel.sender` can have a class id; there is nothing else of them",
@@ -70,6 +72,7 @@ _HEADER, _read_header = _reader(VerdictMessage, "header")
 _MARK, _read_mark = _reader(VerdictMessage, "mark")
 _PRIORITY, _read_priority = _reader(VerdictMessage, "priority")
 _PAYLOAD = _field(VerdictMessage, "payload").number
+_CT, _EXP = (_field(VerdictMessage, name).number for name in ("ct", "exp"))
 _VLAN, _L2HDR = (_field(VerdictMessage, name).number for name in ("vlan", "l2hdr"))
 _VLAN_TCI, _VLAN_PROTO = (_field(Vlan, name).number for name in ("tci", "proto"))
 
@@ -88,6 +91,7 @@ _gid = _writer("gid")
 _cgroup_classid = _writer("cgroup_classid")
 _cap_len = _writer("cap_len")
 _skb_info = _writer("skb_info")
+_ct_info = _writer("ct_info")
 _PACKET = Packet.__type__
 _PACKET_PAYLOAD = _field(Packet, "payload").number
 _pack_message = NATIVE.header.pack
@@ -97,10 +101,12 @@ _pack_attribute = NATIVE.attr.pack
 # ---------------------------------------------------------------------------------------------------------------- the messages
 
 
-def packet_message(queue: Queue, entry: QueuedEntry, *, priority: bool = True, classid: bool = True) -> bytes:
+def packet_message(
+    queue: Queue, entry: QueuedEntry, *, priority: bool = True, classid: bool = True, flow: bytes | None = None
+) -> bytes:
     """NFQNL_MSG_PACKET for a packet that has its id, as `Packet` declares it; the payload is not padded.
 
-    ``priority``, ``classid``: the kernel knows NFQA_PRIORITY, NFQA_CGROUP_CLASSID.
+    ``priority``, ``classid``: the kernel knows NFQA_PRIORITY, NFQA_CGROUP_CLASSID. ``flow``: what is told of its flow.
     """
     skb = entry.skb
     hook = entry.hook
@@ -130,6 +136,8 @@ def packet_message(queue: Queue, entry: QueuedEntry, *, priority: bool = True, c
         parts += _uid(entry.uid), _gid(entry.gid)
     if classid and skb.sk is not None and skb.sk.classid:
         parts.append(_cgroup_classid(skb.sk.classid))
+    if flow is not None:
+        parts += _pack_attribute(NLA_HDRLEN + len(flow), _CT | NLA_F_NESTED), flow, _ct_info(skb.ctinfo)
     payload = b""
     if queue.copy_mode == COPY_PACKET:
         data = skb.data
@@ -180,9 +188,12 @@ def _linear(skb: Skb, copied: int) -> int:
 class QueueSubsystem:
     """The queues of a namespace as netlink sockets see them. It registers itself."""
 
-    __slots__ = ("_profile", "_queues", "_sockets")
+    __slots__ = ("_glue", "_profile", "_queues", "_sockets")
 
-    def __init__(self, nfnetlink: Nfnetlink, sockets: SocketTable, queues: QueueTable, profile: Profile) -> None:
+    def __init__(
+        self, nfnetlink: Nfnetlink, sockets: SocketTable, queues: QueueTable, profile: Profile, glue: Glue | None = None
+    ) -> None:
+        self._glue = glue
         self._sockets = sockets
         self._queues = queues
         self._profile = profile
@@ -213,7 +224,7 @@ class QueueSubsystem:
             if _MASK not in attributes:
                 raise Refusal(Errno.EINVAL)
             (flags,), (mask,) = _read_flags(attributes[_FLAGS]), _read_mask(attributes[_MASK])
-            if flags > _ALL_FLAGS or flags & mask & CONNTRACK:
+            if flags > _ALL_FLAGS or (flags & mask & CONNTRACK and self._glue is None):
                 raise Refusal(Errno.EOPNOTSUPP)
         number, port = request.res_id, request.sock.port
         queue = self._queues.get(number)
@@ -272,6 +283,7 @@ class QueueSubsystem:
         entry = queue.take(packet_id)
         if entry is None:
             raise Refusal(Errno.ENOENT)
+        flow = self._change_flow(entry.skb, request, attributes)
         frame = entry.skb.frame
         if frame is not None:
             try:
@@ -283,9 +295,21 @@ class QueueSubsystem:
         if payload is not None:
             if len(payload) > self._room(entry.skb):
                 entry.skb.sk = None  # it is copied to where there is room, and copies belong to nobody (`skb_copy_expand`)
+            longer = len(payload) - len(entry.skb.data)
             if not self._queues.replace_payload(entry, payload):
                 verdict = DROP
+            if flow is not None and self._glue is not None:
+                self._glue.lengthened(entry.skb, flow, longer)
         self._decide(entry, verdict, attributes)
+
+    def _change_flow(self, skb: Skb, request: Request, attributes: Attributes) -> FlowEntry | None:
+        """`nfqnl_ct_parse`: the flow, if what the verdict says of it was done."""
+        if self._glue is None or _CT not in attributes:
+            return None
+        flow = self._glue.change(skb, attributes[_CT])
+        if flow is not None and _EXP in attributes:
+            self._glue.expect(flow, attributes[_EXP], bool(request.flags & NlmsgFlag.ECHO))
+        return flow
 
     def _room(self, skb: Skb) -> int:
         """How long a packet that was made here may become in the memory it was given then."""
@@ -317,8 +341,13 @@ class QueueSubsystem:
     def _deliver(self, queue: Queue, entry: QueuedEntry) -> bool:
         """Tell the owner of a packet; False: it could not be told."""
         profile = self._profile
-        message = packet_message(queue, entry, priority=profile.priority, classid=profile.cgroup_classid)
         asked = profile.queue_message
+        flow, glue = entry.skb.ct, self._glue
+        told = None
+        if glue is not None and flow is not None and queue.flags & CONNTRACK:
+            told = glue.told(flow)
+            asked += glue.room_for(flow)
+        message = packet_message(queue, entry, priority=profile.priority, classid=profile.cgroup_classid, flow=told)
         if entry.skb.tstamp is not None:
             asked += 20
         if queue.flags & UID_GID:

@@ -19,11 +19,14 @@ def after(a: int, b: int) -> bool:
 
 
 def note(entry: Entry, direction: int, seq: int, change: int) -> None:
-    """The payload that begins at ``seq`` has become longer by ``change`` bytes (`nf_ct_seqadj_set`)."""
-    if not change:
+    """The payload that begins at ``seq`` has become longer by ``change`` bytes (`nf_ct_seqadj_set`).
+
+    Nothing is noted of a flow that has no place for it.
+    """
+    if not change or entry.seqadj is None:
         return
     entry.status |= Status.SEQ_ADJUST
-    sides = list(entry.seqadj or NO_ADJUSTMENT)
+    sides = list(entry.seqadj)
     old = sides[direction]
     if old.before == old.after or after(seq, old.position):
         sides[direction] = SequenceAdjustment(seq, old.after, old.after + change & _U32)

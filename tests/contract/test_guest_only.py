@@ -28,7 +28,7 @@ AnyBridge = Bridge | FakeBridge
 #: attributes of a conntrack entry (linux/netfilter/nfnetlink_conntrack.h)
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_MARK, CTA_MARK_MASK = 1, 2, 3, 8, 21
 
-lacking = only("linux", "the fake has neither conntrack nor nftables, and one user namespace")
+lacking = only("linux", "the fake has no nftables, and one user namespace")
 
 
 # ------------------------------------------------------------------------------------------------------------------- conntrack
@@ -68,7 +68,6 @@ def flows(kernel: KernelUnderTest) -> Listener:
 
 
 @rule("QC-17", "QP-15")
-@lacking
 def test_a_packet_comes_with_its_flow(kernel: KernelUnderTest, flows: Listener) -> None:
     kernel.send(udp4())
     [datagram] = flows.hear()
@@ -87,7 +86,6 @@ def ports(tuple_: bytes) -> list[bytes]:
 
 
 @rule("QP-15", "QP-16")
-@lacking
 def test_not_without_the_flag(kernel: KernelUnderTest, flows: Listener) -> None:
     flows.configure(mask=QueueFlag.CONNTRACK, flags=0)
     kernel.send(udp4())
@@ -96,7 +94,6 @@ def test_not_without_the_flag(kernel: KernelUnderTest, flows: Listener) -> None:
 
 
 @rule("QP-15", "QP-16")
-@lacking
 def test_what_is_not_tracked_has_no_flow(kernel: KernelUnderTest, flows: Listener) -> None:
     kernel.iptables("-t raw -A OUTPUT -p udp --dport 9000 -j CT --notrack")
     kernel.iptables(f"-I OUTPUT {CAUGHT} 1")
@@ -106,7 +103,6 @@ def test_what_is_not_tracked_has_no_flow(kernel: KernelUnderTest, flows: Listene
 
 
 @rule("QP-16")
-@lacking
 def test_how_a_packet_stands_to_its_flow(kernel: KernelUnderTest, flows: Listener) -> None:
     kernel.iptables("-I OUTPUT -p icmp -j DROP")  # nobody is to say: port unreachable
     told = []
@@ -119,7 +115,6 @@ def test_how_a_packet_stands_to_its_flow(kernel: KernelUnderTest, flows: Listene
 
 
 @rule("QP-16")
-@lacking
 def test_an_error_is_related_to_the_flow_it_is_about(kernel: KernelUnderTest, flows: Listener) -> None:
     kernel.send(udp4())
     assert flows.decide(flows.packet()) == "ACK"
@@ -129,7 +124,6 @@ def test_an_error_is_related_to_the_flow_it_is_about(kernel: KernelUnderTest, fl
 
 
 @rule("QV-30")
-@lacking
 def test_a_verdict_can_mark_the_flow(kernel: KernelUnderTest, flows: Listener) -> None:
     kernel.iptables("-I OUTPUT -p icmp -j DROP")
     marks = []
@@ -146,7 +140,6 @@ def test_a_verdict_can_mark_the_flow(kernel: KernelUnderTest, flows: Listener) -
 
 
 @rule("QV-30", "QP-15", "QP-16")
-@lacking
 def test_a_handler_can_mark_the_flow(kernel: KernelUnderTest) -> None:
     kernel.require("conntrack-glue")
     kernel.iptables("-A OUTPUT -p udp --dport 9000 -m conntrack --ctstate NEW,ESTABLISHED -j NFQUEUE --queue-num 1")
@@ -163,7 +156,6 @@ def test_a_handler_can_mark_the_flow(kernel: KernelUnderTest) -> None:
 
 
 @rule("QV-31")
-@lacking
 @pytest.mark.parametrize("nonsense", [b"", b"\1\2\3", attribute(CTA_MARK, b"\1"), attribute(CTA_TUPLE_ORIG)])
 def test_a_change_that_means_nothing_is_no_obstacle(kernel: KernelUnderTest, flows: Listener, nonsense: bytes) -> None:
     journey = kernel.send(udp4())

@@ -6,7 +6,7 @@ import random
 
 from scapy.layers.inet import IP, TCP
 
-from nfnl.sim.ct_entry import Entry, SequenceAdjustment, Status
+from nfnl.sim.ct_entry import NO_ADJUSTMENT, Entry, SequenceAdjustment, Status
 from nfnl.sim.journey import Journey
 from nfnl.sim.seqadj import adjust, after, note
 from nfnl.sim.skb import IPV4, Skb
@@ -20,7 +20,9 @@ def entry() -> Entry:
     t = Tuple(IPV4, b"\x0a\0\0\x09", b"\x0a\0\0\x01", TCP_PROTOCOL, 1, 2)
     back = t.inverse()
     assert back
-    return Entry(1, DEFAULT_ZONE, t, back, None)
+    made = Entry(1, DEFAULT_ZONE, t, back, None)
+    made.seqadj = NO_ADJUSTMENT
+    return made
 
 
 def segment(seq: int, ack: int = 0, flags: str = "A", options: list[tuple[str, object]] | None = None) -> bytes:
@@ -71,6 +73,14 @@ def test_an_older_place_changes_nothing_once_there_is_a_shift() -> None:
 def test_no_change_of_length_is_not_noted() -> None:
     flow = entry()
     note(flow, 0, 1000, 0)
+    assert not flow.status & Status.SEQ_ADJUST
+    assert flow.seqadj == NO_ADJUSTMENT
+
+
+def test_nor_is_any_where_there_is_no_place_for_it() -> None:
+    flow = entry()
+    flow.seqadj = None
+    note(flow, 0, 1000, 5)
     assert not flow.status & Status.SEQ_ADJUST
     assert flow.seqadj is None
 
