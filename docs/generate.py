@@ -102,6 +102,8 @@ SECTIONS = {
     "MNL": "libmnl",
     "NFN": "libnfnetlink",
     "QUE": "libnetfilter_queue",
+    "CTN": "libnetfilter_conntrack",
+    "CLI": "The command conntrack",
     "PEER-A": "Peers: layers and codec",
     "PEER-B": "Peers: subsystems",
     "PEER-C": "Peers: NFQUEUE",
@@ -120,9 +122,9 @@ def capabilities() -> Iterator[str]:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     yield "# Capabilities"
     yield ""
-    yield "What other libraries can do, and whether nfnl can. MNL, NFN and QUE are the functions of three C libraries; PEER is what"
-    yield "23 libraries in Go, Rust and Python were compared by, as far as it concerns layers, queue and transport: of the"
-    yield "other subsystems nfnl has none yet. NEW is what none of them had, as far as their sources told."
+    yield "What other libraries can do, and whether nfnl can. MNL, NFN, QUE and CTN are the functions of four C libraries,"
+    yield "CLI those of the command conntrack; PEER is what 23 libraries in Go, Rust and Python were compared by, as far as it"
+    yield "concerns layers, queues, conntrack and transport: of the other subsystems nfnl has none yet. NEW is what none of them had, as far as their sources told."
     yield ""
     yield "*have*: it is there. *part*: some of it is, and the remark says what is missing. *will not*: it is left out, and the"
     yield "remark says why. *open*: it is not there. What is there names tests that show it; a test holds this page to that."

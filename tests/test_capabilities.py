@@ -26,6 +26,8 @@ COMPLETE = {
     "MNL-": 21,
     "NFN-": 15,
     "QUE-": 66,
+    "CTN-": 76,
+    "CLI-": 64,
     "PEER-A": 22,
     "PEER-C": 41,
     "PEER-D": 13,

@@ -21,7 +21,8 @@ def test_the_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["demo", "--help"], ["decode", "-h"], ["queue", "-h"], ["show", "-h"], ["doctor", "-h"]]
+    "arguments",
+    [["--help"], ["demo", "--help"], ["decode", "-h"], ["queue", "-h"], ["show", "-h"], ["doctor", "-h"], ["conntrack", "-h"]],
 )
 def test_help_has_examples(arguments: list[str]) -> None:
     done = pipe(*arguments)
