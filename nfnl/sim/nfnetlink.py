@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -89,6 +90,7 @@ def bits(mask: int) -> Check:
 REJECTED = Check(0, False, None, 0, lambda data: Errno.EINVAL)
 
 
+@cache  # a kernel asks it of some hundred attributes, and tests make many kernels
 def check_of(field: Attr) -> Check | None:
     """What the kernel's policy checks of a declared attribute; None where it checks nothing."""
     layout = field.policy

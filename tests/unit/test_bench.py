@@ -63,7 +63,7 @@ def test_only_targets_of_those_who_took_part_are_judged() -> None:
 
 def test_the_report_says_what_was_found_what_was_hoped_for_and_what_was_missing() -> None:
     text = report.as_markdown([OUTCOME], {"latency": "this needs root"})
-    assert re.search(r"\| nfnl +\| 2.00 \(1.50-2.50\) \|", text)
+    assert re.search(r"\| nfnl +\| +2.00 \(1.50-2.50\) \|", text)
     assert "* other did not take part: there is no gcc" in text
     assert "* a note" in text
     assert "Did not take place: this needs root" in text
