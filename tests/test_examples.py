@@ -15,12 +15,14 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import IPv6
 
 import nfnl
+from nfnl.session.flowspec import tuple_of
 from nfnl.sim import FakeKernel
 from nfnl.testing.lab import LinuxLab
 from tests import probes
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROGRAMS = [path for path in sorted(EXAMPLES.rglob("*.py")) if not path.name.startswith("test_")]
+OF_QUEUES = [path for path in PROGRAMS if "open_queue" in path.read_text()]
 
 
 def load(name: str) -> ModuleType:
@@ -98,9 +100,44 @@ def test_home_router(kernel_name: str, tmp_path: Path) -> None:
     assert "skipped" not in done.stdout
 
 
+def test_flow_exporter(kernel: Any) -> None:
+    lines: list[dict[str, Any]] = []
+    flow = tuple_of("10.0.0.9", "10.0.0.1", "udp", 4000, 53)
+    with (
+        nfnl.open_conntrack(kernel=kernel, mirror=True) as follower,
+        nfnl.open_conntrack(kernel=kernel) as table,
+        kernel.until_idle(),
+    ):
+        kernel.sysctl("net.netfilter.nf_conntrack_acct", 1)
+        for _ in range(2):
+            table.create(flow, timeout=100)
+            kernel.sysctl("net.netfilter.nf_conntrack_acct", 0)
+            table.delete(flow)
+        load("flow_exporter").export(follower, lines.append)
+    ended = {"protocol": "udp", "source": "10.0.0.9", "destination": "10.0.0.1", "port": 53}
+    assert lines == [{**ended, "sent": 0, "received": 0}, {**ended, "sent": None, "received": None}]
+
+
+def test_flow_exporter_says_what_it_lost(kernel: Any) -> None:
+    lines: list[dict[str, Any]] = []
+    with (
+        nfnl.open_conntrack(kernel=kernel, mirror=True, receive_buffer=1) as follower,
+        nfnl.open_conntrack(kernel=kernel) as table,
+        kernel.until_idle(),
+    ):
+        for port in range(100):
+            table.create(tuple_of("10.0.0.9", "10.0.0.1", "udp", port + 1, 53), timeout=100)
+        load("flow_exporter").export(follower, lines.append)
+    assert lines == [{"lost": "some that ended", "flows": 100}]
+
+
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
-def test_an_example_says_how_to_use_it_and_fails_politely(path: Path) -> None:
+def test_an_example_says_how_to_use_it(path: Path) -> None:
     assert f"python {path.relative_to(EXAMPLES.parent)}" in path.read_text()
+
+
+@pytest.mark.parametrize("path", OF_QUEUES, ids=lambda path: path.stem)
+def test_an_example_fails_politely(path: Path) -> None:
     done = subprocess.run([sys.executable, path, "70000"], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "queue numbers go from 0 to 65535, not 70000" in done.stderr
