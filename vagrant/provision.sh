@@ -23,9 +23,9 @@ if [ ${#missing[@]} != 0 ]; then
     apt-get -qq install --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-# --- the modules that a user namespace cannot load when it needs them, as it can all others
+# --- the modules that a user namespace cannot load when it needs them, as it can all others; and one that nothing ever loads
 modules=()
-for module in ip_tables ip6_tables {iptable,ip6table}_{filter,mangle,nat,raw}; do
+for module in ip_tables ip6_tables {iptable,ip6table}_{filter,mangle,nat,raw} nf_nat_ftp; do
     ! modinfo "$module" >/dev/null 2>&1 || modules+=("$module")
 done
 list=/etc/modules-load.d/nfnl.conf
