@@ -40,7 +40,7 @@ from tests.contract.ctkit import (
     tuple_,
 )
 from tests.contract.kernels import LinuxUnderTest
-from tests.contract.trackkit import Connection, Wire, ip, udp
+from tests.contract.trackkit import Connection, Wire, icmp, ip, ports, tcp, udp
 from tests.contract.wirekit import (
     CAUGHT,
     Client,
@@ -296,3 +296,52 @@ def near_resets_shorten(kernel: LinuxUnderTest) -> str | None:
     connection = Connection(wire).open()
     connection.b("R", 5101)
     return None if connection.flow.number(Cta.TIMEOUT) <= 10_000 else "this kernel waits for an acknowledgement"
+
+
+@tried
+def multicast_routers_untracked(kernel: LinuxUnderTest) -> str | None:
+    """What routers of multicast say of themselves (ICMPv6 types 151 and 152) is not tracked, like what neighbours say."""
+    found = Wire(kernel).ipv6().state(icmp(151, source="2001:db8:a::1", destination="fd00::1", data=bytes(16)))
+    return None if found == "UNTRACKED" else f"it is {found}"
+
+
+@tried
+def late_first_packets_clash(kernel: LinuxUnderTest) -> str | None:
+    """Of two first packets of a connection that have waited in a queue the second is dropped; else it joins the first."""
+    wire = Wire(kernel)
+    kernel.iptables("-t mangle -A FORWARD -p tcp -j NFQUEUE --queue-num 1")
+    listener = Listener(kernel)
+    journeys = [kernel.receive(tcp("10.0.0.2", "203.0.113.1", 5000, 80, "S", 1000)) for _ in range(2)]
+    for packet in listener.packets():
+        listener.decide(packet)
+    return None if len(wire.flows) == 1 and journeys[1].dropped else "this kernel looks for its flow again when a packet has waited"
+
+
+@tried
+def dnat_ports_in_order(kernel: LinuxUnderTest) -> str | None:
+    """Of a range of ports DNAT takes the first that is free; else any."""
+    wire = Wire(kernel)
+    wire.nat("PREROUTING -p udp -j DNAT --to-destination 203.0.113.2:8000-8009")
+    chosen = [ports(wire.passes(udp(dport=port)))[1] for port in range(53, 58)]
+    return None if chosen == list(range(8000, 8005)) else f"chosen are {chosen}"
+
+
+@tried
+def unconfirmed_flows_have_no_time(kernel: LinuxUnderTest) -> str | None:
+    """To rules (``-m conntrack --ctexpire``) a flow lives 0 seconds while its first packet is on its way."""
+    Wire(kernel).set(udp_timeout=3000)
+    kernel.iptables("-t mangle -A FORWARD -m conntrack --ctexpire 0 -j MARK --set-mark 5")
+    return None if kernel.receive(udp()).mark == 5 else "this kernel tells the time that it is going to have"
+
+
+@tried
+def ftp_translated(kernel: LinuxUnderTest) -> str | None:
+    """The FTP helper knows translation: CONFIG_NF_NAT_FTP, and it is loaded."""
+    wire = Wire(kernel)
+    wire.nat("POSTROUTING -s 198.51.100.1 -j SNAT --to-source 192.0.2.77")
+    kernel.iptables("-t raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp")
+    there, back = ("198.51.100.1", "203.0.113.1", 4100, 21), ("203.0.113.1", "192.0.2.77", 21, 4100)
+    for packet in (tcp(*there, "S", 999), tcp(*back, "SA", 4999, 1000), tcp(*there, "PA", 1000, 5000, data=b"USER x\r\n")):
+        wire.passes(packet)
+    left = wire.passes(tcp(*there, "PA", 1008, 5000, data=b"PORT 198,51,100,1,19,140\r\n"))
+    return None if left and b"192,0,2,77" in left else "nf_nat_ftp is not there"

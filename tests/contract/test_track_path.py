@@ -10,7 +10,7 @@ import pytest
 from nfnl.sim.journey import Fate, Journey
 from tests.contract.ctkit import ASSURED, CONFIRMED, SEEN_REPLY, UDP, Asker, Cta, Ends
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.trackkit import (
     A6,
     B6,
@@ -263,6 +263,7 @@ def test_a_changed_packet_belongs_to_its_flow_all_the_same(wire: Wire) -> None:
     assert wire.flow.ends == Ends(A, B, UDP, (5000, 53))
 
 
+@needs("late-first-packets-clash")
 @rule("TP-5")
 def test_two_first_packets_of_a_flow_of_udp(wire: Wire, watcher: Asker) -> None:
     """Each has made a flow of its own; the second gives its own up and joins the other."""
@@ -277,6 +278,7 @@ def test_two_first_packets_of_a_flow_of_udp(wire: Wire, watcher: Asker) -> None:
     assert kinds(watcher) == ["NEW"]
 
 
+@needs("late-first-packets-clash")
 @rule("TP-5")
 def test_two_first_packets_of_a_connection(wire: Wire) -> None:
     wire.kernel.iptables("-t mangle -A FORWARD -p tcp -j NFQUEUE --queue-num 1")

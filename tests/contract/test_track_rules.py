@@ -6,7 +6,7 @@ import pytest
 
 from nfnl.sim.iptables import IptablesError
 from tests.contract.ctkit import CONFIRMED, HELPER, UDP, Cta, tuple_, u32
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.trackkit import A2, A6, B2, B6, HERE, A, B, Wire, icmp, spoilt, tcp, udp
 
 THERE, BACK = udp(A, B), udp(B, A, 53, 5000)
@@ -127,6 +127,7 @@ def test_status(wire: Wire, status: str, seen: list[int], sense: bool) -> None:
     assert found == [bool(each) == sense for each in seen]
 
 
+@needs("unconfirmed-flows-have-no-time")
 @rule("TR-2")
 @pytest.mark.parametrize(
     ("match", "seen"),

@@ -25,7 +25,7 @@ from tests.contract.ctkit import (
     u32,
     watch,
 )
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.trackkit import A2, A, B, Wire, addresses, icmp, ports, tcp, udp
 
 THERE, BACK = udp(A, B), udp(B, A, 53, 5000)
@@ -321,6 +321,7 @@ def translated(wire: Wire) -> Control:
     return Control(wire, seen_from=MAPPED).greeting()
 
 
+@needs("ftp-translated")
 @rule("TH-3")
 def test_a_command_is_rewritten_where_the_client_is_translated(translated: Control) -> None:
     packet = translated.a(data=b"PORT 198,51,100,1,19,140\r\n")
@@ -333,6 +334,7 @@ def test_a_command_is_rewritten_where_the_client_is_translated(translated: Contr
     assert expectation[Exp.FN] == b"nat-follow-master\0"
 
 
+@needs("ftp-translated")
 @rule("TH-3")
 def test_numbers_shift_behind_a_command_that_is_rewritten(translated: Control) -> None:
     start = translated.at_a
@@ -349,6 +351,7 @@ def test_numbers_shift_behind_a_command_that_is_rewritten(translated: Control) -
     assert int.from_bytes(packet[28:32], "big") == translated.at_a
 
 
+@needs("ftp-translated")
 @rule("TH-3")
 def test_the_expected_connection_goes_to_the_client(translated: Control) -> None:
     translated.a(data=b"PORT 198,51,100,1,19,140\r\n")
