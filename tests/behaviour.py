@@ -39,7 +39,7 @@ from tests.contract.ctkit import (
     orig,
     tuple_,
 )
-from tests.contract.kernels import LinuxUnderTest
+from tests.contract.kernels import LABS, LinuxUnderTest
 from tests.contract.trackkit import Connection, Wire, icmp, ip, ports, tcp, udp
 from tests.contract.wirekit import (
     CAUGHT,
@@ -75,13 +75,14 @@ def differences() -> list[Difference]:
 
 
 def tried(attempt: Callable[[LinuxUnderTest], str | None]) -> Callable[[], str | None]:
-    """A probe that makes this attempt in a lab of its own. It returns what speaks against it, or raises an OSError that says so."""
+    """A probe that makes this attempt in a lab. It returns what speaks against it, or raises an OSError that says so."""
 
     @functools.wraps(attempt)
     def ask() -> str | None:
         try:
-            with ExitStack() as cleanup:
-                return attempt(LinuxUnderTest(cleanup.enter_context(LinuxLab()), cleanup))
+            with LABS.make("linux") as kernel:
+                assert isinstance(kernel, LinuxUnderTest)
+                return attempt(kernel)
         except OSError as error:
             return " ".join(str(error.strerror or error).split())
 
@@ -145,6 +146,7 @@ def loopback_keeps_segments_together(kernel: LinuxUnderTest) -> str | None:
 @tried
 def packets_of_lost_ports_dropped(kernel: LinuxUnderTest) -> str | None:
     """A packet that waits while its bridge port is taken away is dropped, whatever the verdict."""
+    kernel.touched = True
     bridge = Bridge(kernel.kernel, kernel.cleanup)
     listener = Listener(kernel, 6)
     bridge.send(udp4())

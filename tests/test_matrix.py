@@ -62,7 +62,7 @@ def guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Guest |
     monkeypatch.setattr(matrix, "find_kernel", find)
     monkeypatch.setattr(guest, "run", run)
     monkeypatch.setattr(guest, "available", lambda: None)
-    monkeypatch.setattr(matrix, "compile_tests", lambda: None)
+    monkeypatch.setattr(matrix, "chosen_tests", lambda options: ["tests/contract/test_a.py::test_x"])
     monkeypatch.setattr(matrix, "TABLE", tmp_path / "kernels.json")
     monkeypatch.setattr(
         matrix, "KERNELS", (matrix.Wanted("old", ("1.1:a", "1.1:b")), matrix.Wanted("new", ("9.9:a",), decides=False))
@@ -128,7 +128,7 @@ def test_the_table_has_probes_and_what_each_rule_needed(guests: dict[str, Guest 
         ("test_z[linux-QV-38]", {"rule": "QV-38"}, ""),
         probes={"priority-told": None, "payloads-examined": "it does not"},
     )
-    [outcome] = [matrix.run(kernel, matrix.arguments([]), matrix.TABLE.parent / "r") for kernel in matrix.wanted(["old"])]
+    [outcome] = [matrix.run(kernel, [], matrix.arguments([]), matrix.TABLE.parent / "r") for kernel in matrix.wanted(["old"])]
     kernel = matrix.merged({}, [outcome], "quick")["kernels"]["1.1"]
     assert kernel["probes"] == {"payloads-examined": "it does not", "priority-told": ""}
     assert kernel["rules"] == {"QV-38": ["", "payloads-unexamined"]}
@@ -137,7 +137,7 @@ def test_the_table_has_probes_and_what_each_rule_needed(guests: dict[str, Guest 
 
 def test_kernels_that_were_not_run_keep_their_columns(guests: dict[str, Guest | Exception]) -> None:
     guests["1.1:a"] = GOOD
-    outcomes = [matrix.run(kernel, matrix.arguments([]), matrix.TABLE.parent / kernel.name) for kernel in matrix.wanted([])]
+    outcomes = [matrix.run(kernel, [], matrix.arguments([]), matrix.TABLE.parent / kernel.name) for kernel in matrix.wanted([])]
     before = {"kernels": {"10.2": {"linux": "10.2.1"}, "1.1": {"linux": "1.1.1"}, "9.9": {"linux": "9.9.1"}}}
     after = matrix.merged(before, outcomes, "quick")["kernels"]
     assert {name: kernel["linux"] for name, kernel in after.items()} == {"1.1": "1.1.7-1", "9.9": "9.9.1", "10.2": "10.2.1"}

@@ -47,7 +47,7 @@ from tests import behaviour as behaviour  # its probes, for those who ask by nam
 from tests import probes
 from tests.contract import quick
 from tests.contract.ctkit import Asker
-from tests.contract.kernels import Kernels, KernelUnderTest
+from tests.contract.kernels import LABS, Kernels, KernelUnderTest
 from tests.contract.rules import KERNELS, needed_by, rules_of
 from tests.contract.trackkit import Wire
 
@@ -57,6 +57,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*probes): Linux must be able to do what these probes ask")
     become_root_of_a_namespace()
     config.addinivalue_line("markers", "only(kernel, because): this contract test makes sense on one kernel only")
+
+
+def pytest_unconfigure() -> None:
+    LABS.close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -74,13 +78,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return (config.getoption("--quick") and collection_path.is_file() and not quick.may_have_some(collection_path)) or None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str) -> list[pytest.Item] | None:
+    """Where the command line names every test, as it does in guests, nothing is made of what it does not name."""
+    named = quick.named_on(collector.config)
+    module = collector.getparent(pytest.Module)
+    return [] if named and module and f"{module.nodeid}::{name}" not in named and name.startswith("test_") else None
+
+
 @pytest.hookimpl(trylast=True)  # what -k and -m leave
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if quick.Candidate.of(item):
             about = rules_of(item.callspec.params["rule_ids"])  # type: ignore[attr-defined]
             item.user_properties += [*(("rule", name) for name in about), *(("needs", name) for name in needed_by(item))]
-    if config.getoption("--quick"):
+    if config.getoption("--quick") and not quick.named_on(config):
         few = quick.chosen(items)
         kept = set(few)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
@@ -94,11 +106,9 @@ def rule_ids(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def kernels() -> Iterator[Kernels]:
+def kernels() -> Kernels:
     """What the kernels of this run come from."""
-    made = Kernels()
-    yield made
-    made.close()
+    return LABS
 
 
 @pytest.fixture

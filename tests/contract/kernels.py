@@ -101,8 +101,11 @@ class KernelUnderTest:
         return self.kernel.read_proc(name)
 
     def sysctl(self, name: str, value: str | int | None = None) -> str:
-        """Read a sysctl, after writing it if a value is given."""
-        self.touched = self.touched or value is not None
+        """Read a sysctl, after writing it if a value is given; behind the test it is what it was."""
+        if value is not None:
+            before, after = self.kernel.sysctl(name), self.kernel.sysctl(name, value)
+            self.cleanup.callback(self.kernel.sysctl, name, before)
+            return after
         return self.kernel.sysctl(name, value)
 
     def iptables(self, line: str) -> None:
@@ -446,3 +449,7 @@ class Kernels:
         if self._spare is not None:
             self._spare.close()
             self._spare = None
+
+
+#: for all tests, and what they ask first
+LABS = Kernels()

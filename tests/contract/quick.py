@@ -72,6 +72,17 @@ def test_name(nodeid: str) -> str:
     return f"{module.removeprefix('tests/').removesuffix('.py').replace('/', '.')}::{'::'.join(names)}"
 
 
+_NAMED = pytest.StashKey[frozenset[str]]()
+
+
+def named_on(config: pytest.Config) -> frozenset[str]:
+    """The functions with the tests that the command line names; none, if it names anything else beside."""
+    if _NAMED not in config.stash:
+        every = all("::" in word for word in config.args)
+        config.stash[_NAMED] = frozenset(word.partition("[")[0] for word in config.args) if every else frozenset()
+    return config.stash[_NAMED]
+
+
 def may_have_some(file: Path) -> bool:
     """Whether it is worth looking for tests about rules in this file."""
     return file.suffix != ".py" or "@rule(" in file.read_text(encoding="utf-8")
