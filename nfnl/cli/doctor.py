@@ -1,4 +1,4 @@
-"""``nfnl doctor``: can queues be listened at here, and what is in the way?"""
+"""``nfnl doctor``: can queues be listened at here, what will conntrack tell, and what is in the way?"""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import click
 
 import nfnl
+from nfnl.cli.doctor_conntrack import conntrack
+from nfnl.cli.findings import Finding, State
 from nfnl.cli.owners import owners
 from nfnl.cli.rights import has_net_admin, in_initial_user_namespace
 from nfnl.cli.screen import Screen
@@ -32,25 +32,6 @@ from nfnl.wire.control import Ack
 
 if TYPE_CHECKING:
     from nfnl.testing.lab import LinuxLab
-
-
-class State(Enum):
-    """How bad it is."""
-
-    OK = "ok"
-    NOTE = "note"  #: something cannot be had, but queues can be listened at without it
-    PROBLEM = "problem"  #: the main job cannot be done
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked into."""
-
-    area: str
-    name: str
-    state: State
-    told: str
-    remedy: str = ""
 
 
 _STYLES = {State.OK: "green", State.NOTE: "yellow", State.PROBLEM: "bold red"}
@@ -81,14 +62,14 @@ _LAB_REMEDIES = (
 )
 #: IPv4 and UDP, from 127.0.0.1 to 127.0.0.1, port 9
 _DATAGRAM = bytes.fromhex("4500001c00010000401100007f0000017f0000011388000900080000")
-_AREAS = ("rights", "kernel", "rules", "buffers", "queues", "tests")
+_AREAS = ("rights", "kernel", "rules", "buffers", "queues", "conntrack", "tests")
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(as_json: bool) -> None:
-    """Look whether queues can be listened at here, and what is in the way.
+    """Look whether queues can be listened at here, what conntrack will tell, and what is in the way.
 
     Everything is found out by trying, in a network namespace that is gone at the end: rules, queues and settings of this machine
     stay as they are. (Kernel modules that are tried stay loaded, as after any other use.) The exit status is 0 when packets can be
@@ -134,6 +115,7 @@ def findings() -> Iterator[Finding]:
     yield from rights(here)
     yield from buffers(here)
     yield from queues(here)
+    yield from conntrack(here)
     yield Finding("kernel", "release", State.OK, os.uname().release)
     try:
         namespace = _throw_away_namespace()

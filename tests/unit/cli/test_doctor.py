@@ -18,7 +18,8 @@ from scapy.layers.inet import ICMP, IP
 
 import nfnl
 from nfnl.cli import doctor
-from nfnl.cli.doctor import Finding, State, command
+from nfnl.cli.doctor import command
+from nfnl.cli.findings import Finding, State
 from nfnl.sim import FakeKernel
 from nfnl.testing.lab import LinuxLab
 from tests import probes
