@@ -1,8 +1,8 @@
 """The five places where netfilter looks at a packet, and the functions that hang there (net/netfilter/core.c).
 
 Per family and hook there is a list of functions ordered by priority: the tables of iptables, connection tracking and translation.
-A function answers with a *verdict word*: the verdict in the low byte, for QUEUE the number of the queue in the upper 16 bits and the
-bypass bit 0x8000, for DROP an errno in the upper 16 bits.
+A function answers with a *verdict word*: the verdict in the low byte, for QUEUE the number of the queue in the upper 16 bits and
+the bypass bit 0x8000, for DROP an errno in the upper 16 bits.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ class ConnLimit(Match):
     family: int
     limit: int
     above: bool
-    #: length of the network's prefix; None: not said, so that it is the longest
+    #: length of the network's prefix; None: not said in IPv4, which is the longest, and yet another rule
     length: int | None
     daddr: bool = False
 

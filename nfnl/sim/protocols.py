@@ -104,6 +104,7 @@ class Protocols:
             return "no UDP checksum"
         if not unused and not _transport_checksum_right(skb, UDP, at):
             return "bad UDP checksum"
+        skb.detach()  # what is complained of belongs to no flow any more (`nf_reset_ct`), and the complaint finds its own
         if skb.family == IPV4:
             self._responder.icmp_error(skb, answers.DEST_UNREACH, answers.PORT_UNREACH)
         else:

@@ -140,7 +140,10 @@ class Responder:
         route, source = back
         if dst in (ANY4, ANY6):  # the checksum was made before a source was found, and stays as it is
             data = answers.with_source(data, source)
-        self.answer(cause, route, data, pseudo=answers.pseudo(dst, src, TCP, 20) if cause.family == IPV6 else None)
+        if cause.family == IPV4:
+            self.answer(cause, route, data)
+        else:  # `tcp_v6_send_response` sends it without a socket
+            self.answer(cause, route, data, pseudo=answers.pseudo(dst, src, TCP, 20), sk=None)
 
     def icmp_error(self, cause: Skb, kind: int, code: int, info: int = 0, *, dev: Device | None = None) -> None:
         """`icmp_send`, `icmp6_send`: if this packet is one to complain about, and not too often.

@@ -11,7 +11,7 @@ from nfnl.sim.ground import Ground
 from nfnl.sim.hooks import ACCEPT, DROP, FORWARD, HOOK_NAMES, INPUT, OUTPUT, POSTROUTING, PREROUTING, PRIORITIES
 from nfnl.sim.journey import Step
 from nfnl.sim.rules import CONTINUE, GOTO, JUMP, RETURN, STANDARD, Chain, Jump, Place, Rule, Standard, TableError
-from nfnl.sim.skb import Skb
+from nfnl.sim.skb import IPV4, Skb
 
 #: Hooks at which each table stands.
 TABLES = {
@@ -224,16 +224,22 @@ def _step(chain: Chain, rule: Rule, hook: int) -> Step:
     return step
 
 
+def _routed_by(skb: Skb) -> bytes:
+    """Of the header, what a new route is looked for after a change of it: addresses, TOS; in IPv6 the hop limit too."""
+    data = skb.data
+    return data[1:2] + data[12:20] if skb.family == IPV4 else data[:4] + data[7:40]
+
+
 class MangleTable(Table):
     """The mangle table looks for a new route when rules in OUTPUT changed what routing went by (iptable_mangle.c)."""
 
     def __call__(self, skb: Skb, hook: int) -> int:
         if hook != OUTPUT:
             return Table.__call__(self, skb, hook)
-        mark = skb.mark  # the one thing the modelled targets can change
+        before = skb.mark, _routed_by(skb)
         verdict = Table.__call__(self, skb, hook)
-        if skb.mark != mark and verdict != DROP and (error := self.ground.hooks.reroute(skb)):
-            skb.journey.steps.append(Step(HOOK_NAMES[hook], self.name, "", "no route with the new mark", "DROP"))
+        if (skb.mark, _routed_by(skb)) != before and verdict != DROP and (error := self.ground.hooks.reroute(skb)):
+            skb.journey.steps.append(Step(HOOK_NAMES[hook], self.name, "", "no route for what it has become", "DROP"))
             return error << 16 | DROP
         return verdict
 

@@ -95,7 +95,7 @@ class Ct(Target):
         template = None if self.notrack else self.template(rule)
 
         def act(skb: Skb, hook: int) -> int:
-            if skb.ct is not None or skb.ctinfo == CtInfo.UNTRACKED or skb.template is not None:
+            if skb.ct is not None or skb.ctinfo or skb.template is not None:
                 return CONTINUE  # it came over the loopback, or another rule was first
             if template is None:
                 skb.ctinfo = CtInfo.UNTRACKED

@@ -400,6 +400,8 @@ class Tracking:
         """A packet that this machine sends because of another is RELATED to its flow (`nf_conntrack_attach`)."""
         entry = cause.ct
         if entry is None:
+            if cause.ctinfo == CtInfo.UNTRACKED:
+                answer.ctinfo = CtInfo.RELATED  # to no flow: it is INVALID, but has had its say about tracking
             return
         entry.use += 1
         info = CtInfo.RELATED if direction_of(cause) == REPLY else CtInfo.RELATED_REPLY
@@ -413,6 +415,8 @@ class Tracking:
             return
         if entry.status & (Status.CONFIRMED | Status.FIXED_TIMEOUT | Status.DYING) != Status.CONFIRMED:
             return
+        if info.state == TcpState.CLOSE:
+            return  # it was closed already: nobody is told again
         info.state = TcpState.CLOSE
         seconds = (entry.timeouts or self.table.sysctls.current)["tcp_timeout_close"]
         self.table.set_timeout(entry, seconds)

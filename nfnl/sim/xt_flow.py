@@ -24,7 +24,7 @@ from nfnl.sim.matches_flow import (
     HelperOf,
 )
 from nfnl.sim.rules import Match
-from nfnl.sim.skb import IPV4, UDP
+from nfnl.sim.skb import IPV4, IPV6, UDP
 from nfnl.sim.xtables import Guided, MatchExtension, Problem, number, port, protocol
 
 
@@ -187,8 +187,9 @@ class _ConnLimit(Guided, MatchExtension):
         self.check()
         if not self.invertible & self.given.keys():
             raise Problem('You must specify "--connlimit-above" or "--connlimit-upto".')
+        length = 128 if self.length is None and self.family == IPV6 else self.length  # which are the same there
         above = ("connlimit-above" in self.given) is not bool(self.inverted)
-        return ConnLimit(self.family, self.limit, above, self.length, "connlimit-daddr" in self.given)
+        return ConnLimit(self.family, self.limit, above, length, "connlimit-daddr" in self.given)
 
 
 class _ConnLabel(Guided, MatchExtension):

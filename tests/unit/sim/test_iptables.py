@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import pytest
 
 from nfnl.errors import NfnlError, NotModelled
@@ -206,6 +209,37 @@ def test_the_name_of_the_program_may_stand_in_front() -> None:
     world.ip6tables("ip6tables -A INPUT -j DROP")
     with pytest.raises(IptablesError, match="Bad argument `ip6tables'"):
         world.iptables("ip6tables -A INPUT")
+
+
+RULES = Path(__file__).parents[3] / "fixtures/iptables/rules.tsv"
+#: What rules of the corpus need that is not modelled.
+MISSING = {
+    "match sctp", "match pkttype", "match tcpmss", "match u32", "match string", "match bpf", "match recent", "match hashlimit",
+    "match set", "match physdev", "match rpfilter", "target TCPMSS", "target CLASSIFY", "target CHECKSUM", "target SET",
+    "target TRACE",
+}  # fmt: skip
+
+
+def test_a_corpus_of_rules() -> None:
+    """Each is saved as iptables-save did, or refused by the name of what is missing."""
+    missing, saved = set(), 0
+    with RULES.open(encoding="utf-8") as lines:
+        for row in csv.DictReader((line for line in lines if line[0] != "#"), delimiter="\t", quoting=csv.QUOTE_NONE):
+            world = World()
+            world.iptables("-N chain1")
+            place = f"-t {row['table']} -A {row['chain']} "
+            try:
+                world.iptables(place + row["typed"])
+            except IptablesNotModelled as refusal:
+                missing.add(str(refusal).removeprefix("not modelled: "))
+                continue
+            rules_of_table = world.iptables.save(row["table"])
+            assert rules_of_table.splitlines()[-2] == row["saved"], row["typed"]
+            again = World()
+            again.iptables.restore(rules_of_table)
+            assert again.iptables.save(row["table"]) == rules_of_table
+            saved += 1
+    assert (missing, saved) == (MISSING, 118)
 
 
 def test_insert_replace_delete_check() -> None:
