@@ -20,6 +20,7 @@ _LONGEST = 1 << 20
 _PCAP = (b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1")
 _PCAPNG = b"\x0a\x0d\x0d\x0a"
 _INTERFACE, _ENHANCED_PACKET = 1, 6
+_TSRESOL = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Found:
     problem: str = ""  #: what is wrong, and where
     remark: str = ""  #: what is left out, and rightly so
     order: ByteOrder = NATIVE
+    time: float = 0.0  #: in a capture: when it was seen, in seconds since 1970
 
 
 def form_of(data: bytes) -> str:
@@ -158,6 +160,7 @@ class _Packet:
     linktype: int
     order: ByteOrder  #: of the host that wrote it, which is the one that spoke netlink
     data: bytes
+    time: float  #: seconds since 1970
 
 
 def from_pcap(data: bytes) -> Iterator[Found]:
@@ -214,7 +217,7 @@ def ip_packets(data: bytes) -> Iterator[Found]:
             ether_type = None if type_at is None else int.from_bytes(packet.data[type_at : type_at + 2], "big")
             network = packet.data[at:]
             if network and network[0] >> 4 in (4, 6) and ether_type in (None, EtherType.IPV4, EtherType.IPV6):
-                yield Found(f"packet {number}", network)
+                yield Found(f"packet {number}", network, time=packet.time)
             else:
                 others += 1
     except _BadCaptureError as error:
@@ -235,33 +238,48 @@ def _pcap(data: bytes) -> Iterator[_Packet]:
     if data[:4] not in _PCAP:
         raise _BadCaptureError("it begins neither like pcap nor like pcapng")
     order = BIG if data[0] == 0xA1 else LITTLE
+    second = 1e9 if b"\x3c" in data[:4] else 1e6
     linktype = order.u32.unpack_from(_take(data, 0, 24, "the file header"), 20)[0] & 0xFFFF
     at = 24
     while at < len(data):
-        length = order.u32.unpack_from(_take(data, at, 16, "the record header"), 8)[0]
-        yield _Packet(linktype, order, _take(data, at + 16, length, "a record"))
+        seconds, parts, length, _ = struct.unpack(order.prefix + "4I", _take(data, at, 16, "the record header"))
+        yield _Packet(linktype, order, _take(data, at + 16, length, "a record"), seconds + parts / second)
         at += 16 + length
 
 
 def _pcapng(data: bytes) -> Iterator[_Packet]:
     """draft-ietf-opsawg-pcapng: blocks of type, length, body, length again; sections may differ in byte order."""
     order = LITTLE
-    linktypes: list[int] = []
+    interfaces: list[tuple[int, float]] = []  # link types, parts of a second
     at = 0
     while at < len(data):
         head = _take(data, at, 12, "a block")
         if head.startswith(_PCAPNG):
             order = BIG if head[8:] == b"\x1a\x2b\x3c\x4d" else LITTLE
-            linktypes = []
+            interfaces = []
         kind, length = order.u32.unpack_from(head, 0)[0], order.u32.unpack_from(head, 4)[0]
         if length < 12 or length % 4:
             raise _BadCaptureError(f"a block at byte {at} says it has {length} bytes")
         body = _take(data, at, length, "a block")[8:-4]
         if kind == _INTERFACE:
-            linktypes.append(order.u16.unpack_from(_take(body, 0, 8, "an interface description"), 0)[0])
+            linktype = order.u16.unpack_from(_take(body, 0, 8, "an interface description"), 0)[0]
+            interfaces.append((linktype, _parts_of_a_second(body[8:], order)))
         elif kind == _ENHANCED_PACKET:
-            interface, _, _, size, _ = struct.unpack_from(order.prefix + "5I", _take(body, 0, 20, "a packet block"))
-            if interface >= len(linktypes):
+            interface, high, low, size, _ = struct.unpack_from(order.prefix + "5I", _take(body, 0, 20, "a packet block"))
+            if interface >= len(interfaces):
                 raise _BadCaptureError(f"the packet at byte {at} is from interface {interface}, which is not described")
-            yield _Packet(linktypes[interface], order, _take(body, 20, size, "a packet"))
+            linktype, second = interfaces[interface]
+            yield _Packet(linktype, order, _take(body, 20, size, "a packet"), (high << 32 | low) / second)
         at += length
+
+
+def _parts_of_a_second(options: bytes, order: ByteOrder) -> float:
+    """What times of an interface count: its option if_tsresol, or microseconds."""
+    at = 0
+    while at + 5 <= len(options):
+        code, length = struct.unpack_from(order.prefix + "2H", options, at)
+        if code == _TSRESOL:
+            exponent = options[at + 4]
+            return float(2 ** (exponent & 0x7F) if exponent & 0x80 else 10**exponent)
+        at += 4 + (length + 3 & -4)
+    return 1e6

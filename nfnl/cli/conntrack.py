@@ -49,7 +49,9 @@ class Failed(Exception):
 @click.option("--netns", metavar="NAME", help="The network namespace, by its name or path.")
 @click.option("--scenario", metavar="FILE.py", help="A Python file that is run with 'kernel', a fake kernel, in scope.")
 @click.option("--rules", metavar="FILE", help="Rules for the fake kernel, as iptables-save prints them.")
-@click.option("--packets", "capture", metavar="PCAP", help="A capture whose packets the fake kernel receives on eth0.")
+@click.option(
+    "--packets", "capture", metavar="PCAP", help="A capture whose packets the fake kernel receives on eth0, at their times."
+)
 @click.version_option(nfnl.__version__, "-V", "--version", message="nfnl %(version)s")
 @click.argument("arguments", metavar="COMMAND [TABLE] [OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 def command(
@@ -103,9 +105,11 @@ def command(
       nfnl conntrack events -e NEW,DESTROY -o json
       nfnl conntrack list --scenario scenario.py
 
-    With a scenario, or packets, everything happens on a fake kernel in this process, and takes no rights. Where nfnl does better
-    than conntrack does is told in docs/explanation/conntrack-command.md. Exit status: 0; 1 when the kernel refused or nothing
-    matched what was to be changed or deleted; 2 for a command line that makes no sense.
+    With a scenario, or packets, everything happens on a fake kernel in this process, and takes no rights; packets come after the
+    scenario, which may prepare for them: kernel.sysctl("net.ipv4.ip_forward", 1).
+
+    Where nfnl does better than conntrack does is told in docs/explanation/conntrack-command.md. Exit status: 0; 1 when the kernel
+    refused or nothing matched what was to be changed or deleted; 2 for a command line that makes no sense.
     """
     if not arguments:
         click.echo(click.get_current_context().get_help())
@@ -142,10 +146,11 @@ def _fake_world(scenario: str | None, rules: str | None, capture: str | None) ->
     def story() -> None:
         if rules:
             load_rules(kernel, rules)
-        if capture:
-            receive_capture(kernel, capture)
         if scenario:
             play(kernel, scenario)
+        if capture:
+            receive_capture(kernel, capture)
+            kernel.tell_fates()
 
     return World(kernel, story=story)
 

@@ -56,7 +56,9 @@ def rule_for(number: int) -> str:
 @click.option("--kernel", type=click.Choice(["linux", "fake"]), help="Linux, unless a scenario or packets are given.")
 @click.option("--scenario", metavar="FILE.py", help="A Python file that is run with 'kernel', a fake kernel, in scope.")
 @click.option("--rules", metavar="FILE", help="Rules for the fake kernel, as iptables-save prints them.")
-@click.option("--packets", "capture", metavar="PCAP", help="A capture whose packets the fake kernel receives on eth0.")
+@click.option(
+    "--packets", "capture", metavar="PCAP", help="A capture whose packets the fake kernel receives on eth0, at their times."
+)
 def command(
     number: int,
     verdict: str | None,
@@ -79,7 +81,8 @@ def command(
     and losses. It takes CAP_NET_ADMIN.
 
     With a scenario, or packets, everything happens on a fake kernel in this process, and takes no rights: a machine with the
-    addresses 10.0.0.1 and fd00::1. A packet to another address passes PREROUTING, but not INPUT.
+    addresses 10.0.0.1 and fd00::1, which passes nothing on. A scenario can change that before the packets come:
+    kernel.sysctl("net.ipv4.ip_forward", 1), kernel.add_address("eth0", "192.0.2.1/24").
 
     \b
     Examples:
@@ -141,7 +144,7 @@ def _tell(work: Work, stage: Stage | None) -> None:
     for line in work.summary():
         click.echo(line, err=True)
     if stage:
-        click.echo(f"On the fake kernel: {stage.fates()}.", err=True)
+        stage.tell_fates()
 
 
 class Listener(nfnl.Queue):
@@ -322,10 +325,10 @@ def _play(stage: Stage, work: Work, rules: str | None, capture: str | None, scen
     if rules:
         load_rules(stage, rules)
     with users_code():
-        if capture:
-            receive_capture(stage, capture)
         if scenario:
             play(stage, scenario)
+        if capture:
+            receive_capture(stage, capture)
 
 
 @contextmanager

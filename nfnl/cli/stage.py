@@ -73,11 +73,14 @@ class Stage(FakeKernel):
             self._busy = before
         self._turn()
 
-    def fates(self) -> str:
-        """What became of the packets sent and received: ``3 packets: 2 delivered, 1 dropped``."""
+    def tell_fates(self) -> None:
+        """Say what became of the packets sent and received, and why some were dropped."""
         fates = Counter(journey.fate.value for journey in self.journeys)
         told = ", ".join(f"{count} {fate}" for fate, count in fates.most_common())
-        return f"{len(self.journeys)} packet{'s' * (len(self.journeys) != 1)} sent or received{': ' * bool(told)}{told}"
+        count = f"{len(self.journeys)} packet{'s' * (len(self.journeys) != 1)}"
+        click.echo(f"On the fake kernel: {count} sent or received{': ' * bool(told)}{told}.", err=True)
+        for reason, number in Counter(journey.reason for journey in self.journeys if journey.dropped).most_common():
+            click.echo(f"  {number} dropped: {reason}", err=True)
 
 
 def load_rules(kernel: FakeKernel, file: str) -> None:
@@ -91,12 +94,17 @@ def load_rules(kernel: FakeKernel, file: str) -> None:
 
 
 def receive_capture(kernel: FakeKernel, file: str) -> None:
-    """Let the IP packets of a capture arrive. Raises ClickException where it is broken."""
+    """Let the IP packets of a capture arrive, as long after each other as they did. Raises ClickException where it is broken."""
+    latest = None
     for found in ip_packets(read(file)):
         if found.data:
+            latest = found.time if latest is None else latest
+            if found.time > latest:
+                kernel.advance(found.time - latest)
+                latest = found.time
             kernel.receive(found.data)
         if found.remark:
-            click.echo(f"nfnl queue: {file}: {found.remark}", err=True)
+            click.echo(f"nfnl: {file}: {found.remark}", err=True)
         if found.problem:
             raise click.ClickException(f"{file}: {found.problem}")
 

@@ -116,6 +116,10 @@ def cooked(data: bytes, protocol: int = 12) -> bytes:
     return struct.pack("!HH10xH", 4, 824, protocol) + data
 
 
+#: when, in seconds
+SEEN = 1_700_000_000.000005
+
+
 def pcap(packets: list[bytes], prefix: str = "<", linktype: int = 253, magic: int = 0xA1B2C3D4) -> bytes:
     out = struct.pack(prefix + "IHHIIII", magic, 2, 4, 0, 0, 262144, linktype)
     for packet in packets:
@@ -129,7 +133,7 @@ def pcapng(packets: list[bytes], prefix: str = "<", linktype: int = 253) -> byte
     for packet in packets:
         padding = bytes(-len(packet) % 4)
         length = 32 + len(packet) + len(padding)
-        head = struct.pack(prefix + "IIIIIII", 6, length, 0, 0, 5, len(packet), len(packet))
+        head = struct.pack(prefix + "IIIIIII", 6, length, 0, *divmod(1_700_000_000_000_005, 1 << 32), len(packet), len(packet))
         out += head + packet + padding + struct.pack(prefix + "I", length)
     return out
 
@@ -241,12 +245,26 @@ def test_ip_packets_of_every_link_type(linktype: int, frame: bytes, packet: byte
     for form in (pcap, pcapng):
         for prefix in "<>":
             found = list(ip_packets(form([frame], prefix, linktype)))
-            assert found == [Found("", remark="left out: 1 packet that is not IP") if packet is None else Found("packet 1", packet)]
+            if packet is None:
+                assert found == [Found("", remark="left out: 1 packet that is not IP")]
+            else:
+                assert found == [Found("packet 1", packet, time=SEEN)]
+
+
+def test_times_of_captures_are_seconds_whatever_they_count() -> None:
+    nanoseconds = pcap([V4], linktype=101, magic=0xA1B23C4D)
+    assert [found.time for found in ip_packets(nanoseconds)] == [1_700_000_000.000000005]
+    plain = pcapng([V4], linktype=101)
+    for exponent, seen in ((9, 1_700_000.000000005), (0x8A, 1_700_000_000_000_005 / 1024)):
+        options = struct.pack("<HH3sxHHB3xHH", 2, 3, b"lo\0", 9, 1, exponent, 0, 0)
+        size = struct.pack("<I", 20 + len(options))
+        described = plain[28:32] + size + plain[36:44] + options + size
+        assert [found.time for found in ip_packets(plain[:28] + described + plain[48:])] == [seen]
 
 
 def test_a_capture_of_something_else_has_no_ip_packets() -> None:
     problem = "the capture is broken: packet 1 is of link type 253, in which there are no IP packets"
     assert list(ip_packets(pcap([cooked(b"")]))) == [Found("", problem=problem)]
     whole, broken = ip_packets(pcap([V4, V4], linktype=101)[:-1])
-    assert whole == Found("packet 1", V4)
+    assert whole == Found("packet 1", V4, time=SEEN)
     assert broken.problem.startswith("the capture is broken: a record at byte")

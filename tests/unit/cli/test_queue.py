@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
-from scapy.utils import RawPcapNgReader, wrpcap
+from scapy.utils import RawPcapNgReader, wrpcap, wrpcapng
 
 import nfnl
 from nfnl.cli.queue import command, losses_in_words
@@ -129,6 +129,20 @@ def test_a_full_queue_and_what_becomes_of_the_rest(here: Path) -> None:
     assert "5 packets sent or received: 5 delivered." in said
 
 
+def test_why_packets_were_dropped(here: Path) -> None:
+    (here / "scenario.py").write_text(
+        "kernel.iptables('-A INPUT -j DROP')\n"
+        f"for _ in range(2): kernel.receive({bytes(PING)!r})\n"
+        f"kernel.receive({bytes(IP(src='10.0.0.9', dst='192.0.2.1') / UDP())!r})\n"
+    )
+    said = pipe("queue", "5", "--scenario", "scenario.py").stderr.decode().splitlines()
+    assert said[-3:] == [
+        "On the fake kernel: 3 packets sent or received: 3 dropped.",
+        "  2 dropped: -A INPUT -j DROP",
+        "  1 dropped: not for this machine, and forwarding is off",
+    ]
+
+
 def test_an_answer_of_the_handler_is_not_handled_within_it(here: Path) -> None:
     (here / "firewall.py").write_text(
         "def judge(packet):\n    packet.accept() if packet.hook.name == 'OUTPUT' else packet.reject()\n"
@@ -146,8 +160,39 @@ def test_captures_are_received_under_rules(here: Path) -> None:
     done = pipe("queue", "5", "--rules", "rules", "--packets", "some.pcap")
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.count(b"ICMP 10.0.0.9 > 10.0.0.1 echo request seq 0") == 3
-    assert "nfnl queue: some.pcap: left out: 1 packet that is not IP" in done.stderr.decode()
+    assert "nfnl: some.pcap: left out: 1 packet that is not IP" in done.stderr.decode()
     assert "3 packets sent or received: 3 delivered." in done.stderr.decode()
+
+
+STATEFUL = """*filter
+:INPUT DROP
+-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT
+-A INPUT -s 10.0.0.9 -m conntrack --ctstate NEW -j NFQUEUE --queue-num 5
+COMMIT
+"""
+
+
+def test_packets_of_a_capture_come_at_their_times(here: Path) -> None:
+    packets = [IP(src="10.0.0.9", dst="10.0.0.1") / UDP(sport=5000, dport=9) for _ in range(4)]
+    for packet, seconds in zip(packets, (1.7e9, 1.7e9 + 29, 1.7e9 + 20, 1.7e9 + 60), strict=True):
+        packet.time = seconds
+    (here / "stateful").write_text(STATEFUL.replace("ESTABLISHED", "ESTABLISHED,NEW"))
+    for write in (wrpcap, wrpcapng):
+        write(str(here / "some.pcap"), packets)
+        done = pipe("conntrack", "events", "-e", "NEW,DESTROY", "--rules", "stateful", "--packets", "some.pcap")
+        assert done.returncode == 0, done.stderr.decode()
+        assert [line.split()[0] for line in done.stdout.decode().splitlines()] == ["[NEW]", "[DESTROY]", "[NEW]"]
+
+
+def test_a_scenario_prepares_for_a_capture(here: Path) -> None:
+    question = IP(src="10.0.0.9", dst="192.0.2.1") / UDP(sport=5000, dport=53)
+    answer = IP(src="192.0.2.1", dst="10.0.0.9") / UDP(sport=53, dport=5000)
+    wrpcap(str(here / "some.pcap"), [answer, question, answer])
+    (here / "scenario.py").write_text("kernel.sysctl('net.ipv4.ip_forward', 1)")
+    (here / "stateful").write_text(STATEFUL.replace("INPUT", "FORWARD"))
+    done = pipe("queue", "5", "--rules", "stateful", "--scenario", "scenario.py", "--packets", "some.pcap")
+    assert done.stdout.decode().split()[1:5] == ["FORWARD", "UDP", "10.0.0.9:5000", ">"]
+    assert "3 packets sent or received: 2 sent, 1 dropped.\n  1 dropped: policy DROP\n" in done.stderr.decode()
 
 
 def test_without_a_rule_a_rule_is_suggested(here: Path) -> None:
