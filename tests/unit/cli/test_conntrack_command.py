@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from xml.etree import ElementTree
 
 import pytest
 
+import nfnl
 from nfnl.cli import conntrack
 from nfnl.cli.conntrack import World
 from nfnl.cli.ct_options import OPTIONS, parse
@@ -165,3 +167,77 @@ def test_an_option_that_a_command_does_not_take(command: str, name: str) -> None
     (option,) = (option for option in OPTIONS if option.name == name)
     with pytest.raises(UsageProblem, match=f"Illegal option `--{option.longs[0]}' with this command"):
         parse([command, f"--{option.longs[0]}", *value_for(name)])
+
+
+# --- where it differs: rows of docs/explanation/conntrack-command.md that no recording above shows -----------------------------
+
+
+def test_nothing_is_said_to_be_emptied_that_was_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conntrack, "World", lambda **_: World(FakeKernel(capabilities=())))
+    for table in ("", " expect"):
+        result = run(f"conntrack -F{table}")
+        assert "emptied" not in result.stderr
+        assert result.exit_code == 1
+
+
+@pytest.mark.usefixtures("ct_kernel")
+def test_a_flow_is_found_by_its_reply_tuple() -> None:
+    run("conntrack -I -s 1.1.1.1 -d 2.2.2.2 -p udp --sport 1 --dport 2 -t 100 -g 3.3.3.3")
+    result = run("conntrack -G -r 3.3.3.3 -q 1.1.1.1 -p udp --reply-port-src 2 --reply-port-dst 1")
+    assert "src=1.1.1.1 dst=2.2.2.2 sport=1 dport=2" in result.stdout
+    assert (result.stderr, result.exit_code) == ("nfnl conntrack: 1 flow entries have been shown.\n", 0)
+
+
+@pytest.mark.usefixtures("ct_kernel")
+def test_what_is_saved_of_dccp_can_be_loaded() -> None:
+    run("conntrack -I -s 1.1.1.1 -d 2.2.2.2 -p dccp --sport 1 --dport 2 --state OPEN --role client -t 100")
+    saved = run("conntrack -L -o save").stdout
+    assert " -p dccp " in saved
+    run("conntrack -F")
+    loaded = run("conntrack -R -", saved)
+    assert (loaded.exit_code, loaded.stderr) == (0, "")
+    assert run("conntrack -L -o save").stdout == saved
+
+
+@pytest.mark.usefixtures("ct_kernel")
+def test_documents_are_whole() -> None:
+    run("conntrack -I -s 1.1.1.1 -d 2.2.2.2 -p udp --sport 1 --dport 2 -t 100")
+    for command in ("-U -s 1.1.1.1 -m 5", "-D -s 1.1.1.1"):
+        document = ElementTree.fromstring(run(f"conntrack {command} -o xml").stdout)
+        assert (document.tag, len(document)) == ("conntrack", 1)
+
+
+@pytest.mark.usefixtures("ct_kernel")
+def test_types_of_icmp_select() -> None:
+    for number in (8, 13):
+        run(f"conntrack -I -s 1.1.1.1 -d 2.2.2.2 -p icmp --icmp-type {number} --icmp-code 0 --icmp-id 5 -t 100")
+    for command in ("-L", "-U -m 4", "-D"):
+        (line,) = run(f"conntrack {command} -p icmp --icmp-type 13").stdout.splitlines()
+        assert "type=13" in line
+
+
+@pytest.mark.usefixtures("ct_kernel")
+def test_a_flow_is_named_by_its_id() -> None:
+    for port in (1, 2):
+        run(f"conntrack -I -s 1.1.1.1 -d 2.2.2.2 -p udp --sport {port} --dport 2 -t 100")
+    ids = [line.partition("id=")[2] for line in run("conntrack -L -o id").stdout.splitlines()]
+    for option, number in zip(("-i", "--id"), ids, strict=True):
+        assert len(run(f"conntrack -D {option} {number}").stdout.splitlines()) == 1
+    assert run("conntrack -C").stdout == "0\n"
+
+
+def test_a_flow_in_the_place_of_a_deleted_one_stays(ct_kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = "conntrack -I -s 1.1.1.1 -d 2.2.2.2 -p udp --sport 1 --dport 2 -t 100"
+    run(make)
+    delete = nfnl.FlowTable.delete
+
+    def meanwhile(table: nfnl.FlowTable, flow: nfnl.Flow) -> None:
+        with nfnl.open_conntrack(kernel=ct_kernel) as other:
+            delete(other, flow)
+        run(make)
+        delete(table, flow)
+
+    monkeypatch.setattr(nfnl.FlowTable, "delete", meanwhile)
+    result = run("conntrack -D -s 1.1.1.1")
+    assert (result.stdout, result.exit_code) == ("", 1)
+    assert len(ct_kernel.flows()) == 1

@@ -111,6 +111,7 @@ def test_in_a_terminal(lab: LinuxLab) -> None:
         "rules",
         "buffers",
         "queues",
+        "conntrack",
         "tests",
         "Queues can be listened at here.",
     ]
