@@ -17,12 +17,18 @@ from pathlib import Path
 
 from nfnl.subsys.queue import CopyMode, QueueFlag, SkbInfo
 from nfnl.testing.lab import LinuxLab, enter_user_namespace
+from nfnl.wire.constants import Group
 from tests.contract.bridges import Bridge
 from tests.contract.ctkit import (
+    ASSURED,
+    CONFIRMED,
     CREATE,
     DCCP,
+    DELETE,
     EXCL,
     EXP,
+    FIXED_TIMEOUT,
+    GET_UNCONFIRMED,
     LIFE,
     NEW,
     TCP,
@@ -38,6 +44,8 @@ from tests.contract.ctkit import (
     name,
     orig,
     tuple_,
+    u32,
+    watch,
 )
 from tests.contract.kernels import LABS, LinuxUnderTest
 from tests.contract.trackkit import Connection, Wire, icmp, ip, ports, tcp, udp
@@ -270,7 +278,81 @@ def batch_frames_acknowledged(kernel: LinuxUnderTest) -> str | None:
     return None if len(answers) == 2 else f"{len(answers)} answers"
 
 
+@tried
+def expectations_deleted_by_id(kernel: LinuxUnderTest) -> str | None:
+    """An expectation can be deleted by its tuple and the id that it is listed with."""
+    asker = Asker(kernel)
+    asker.make(both(1, number=TCP, to=21), LIFE, helper("ftp"))
+    said = tuple_(Exp.TUPLE, A, B, TCP, 0, 5000)
+    everything = tuple_(Exp.MASK, "255.255.255.255", "255.255.255.255", TCP, 0, 0xFFFF)
+    whole = said + everything + orig(1, number=TCP, to=21, type=Exp.MASTER) + u32(Exp.TIMEOUT, 1000)
+    asker.do(NEW, whole, subsystem=EXP, flags=CREATE | EXCL)
+    [one] = asker.dump(subsystem=EXP)
+    answer = asker.do(DELETE, said, attribute(Exp.ID, one[Exp.ID]), subsystem=EXP)
+    return None if answer == "ACK" else f"refused with {answer}"
+
+
+@tried
+def lists_filter_by_status(kernel: LinuxUnderTest) -> str | None:
+    """Lists of flows can be filtered by status (CTA_STATUS, CTA_STATUS_MASK)."""
+    asker = Asker(kernel)
+    asker.make(both(), LIFE)
+    return "everything is listed" if asker.dump(u32(Cta.STATUS, ASSURED)) else None
+
+
+@tried
+def fixed_timeouts_stay(kernel: LinuxUnderTest) -> str | None:
+    """The timeout of a flow with the status FIXED_TIMEOUT cannot be changed (EPERM)."""
+    asker = Asker(kernel)
+    asker.make(both(), LIFE)
+    asker.change(orig(), u32(Cta.STATUS, CONFIRMED | FIXED_TIMEOUT))
+    answer = asker.change(orig(), u32(Cta.TIMEOUT, 10))
+    return None if answer == "EPERM" else f"this kernel changes it: {answer}"
+
+
+# ----------------------------------------------------------------------------------------------------------------------- events
+
+
+@tried
+def ends_tell_time_and_state(kernel: LinuxUnderTest) -> str | None:
+    """The event of a flow that goes tells the time that it had left, and the state of the protocol."""
+    asker, watcher = Asker(kernel), watch(kernel, Group.CONNTRACK_DESTROY)
+    asker.make(both(number=TCP), LIFE)
+    asker.delete()
+    names = watcher.told()[0].names.split()
+    return None if {"TIMEOUT", "PROTOINFO"} <= set(names) else f"it tells {' '.join(names)}"
+
+
+@tried
+def events_on_demand(kernel: LinuxUnderTest) -> str | None:
+    """By default flows have events if anybody listens (nf_conntrack_events is 2); else always (1)."""
+    Asker(kernel).dump()
+    value = kernel.sysctl("net.netfilter.nf_conntrack_events")
+    return None if value == "2" else f"nf_conntrack_events is {value}"
+
+
 # ------------------------------------------------------------------------------------------------------------------ the tracker
+
+
+@tried
+def unconfirmed_unlisted(kernel: LinuxUnderTest) -> str | None:
+    """There is no list of the flows whose first packet is still on its way: IPCTNL_MSG_CT_GET_UNCONFIRMED has none."""
+    wire = Wire(kernel)
+    kernel.iptables("-t mangle -A FORWARD -p udp -j NFQUEUE --queue-num 1")
+    listener = Listener(kernel)
+    kernel.receive(udp())
+    told = wire.asker.dump(operation=GET_UNCONFIRMED)
+    listener.decide(listener.packet())
+    return "this kernel lists them" if told else None
+
+
+@tried
+def rejected_connections_close(kernel: LinuxUnderTest) -> str | None:
+    """A reset that REJECT answers with closes the connection of the packet that was rejected."""
+    connection = Connection(Wire(kernel)).open()
+    kernel.iptables("-A FORWARD -p tcp -j REJECT --reject-with tcp-reset")
+    connection.a("PA", 1001, 5001, data=b"evil")
+    return None if connection.tcp_state == "CLOSE" else f"it stays {connection.tcp_state}"
 
 
 @tried

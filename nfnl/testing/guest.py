@@ -67,6 +67,7 @@ MODULES = (
     "nfnetlink_log",
     "nf_tables",
     "nf_nat_ftp",
+    "nf_synproxy_core",
     *(f"ip{six}table_{table}" for six in ("", "6") for table in ("filter", "mangle", "raw", "nat")),
 )
 #: Taken along where they are: what libraries look up, and programs that kernel and shells know by one path.

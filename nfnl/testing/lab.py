@@ -127,6 +127,7 @@ class LinuxLab:
         self._tuns: dict[str, tuple[int, int]] = {}  #: name -> descriptor, ifindex
         self._transports: weakref.WeakSet[LabTransport] = weakref.WeakSet()
         self._cached_rules: dict[int, Rules] = {}
+        self._led: dict[str, str] = {}  #: destination -> device, of the routes that `forward` has made
         self._marker = 0
         self._proc: dict[str, int] = {}  #: name -> descriptor of the /proc/net file; empty before it is furnished and when closed
         self._counters: dict[str, str] = {}
@@ -330,7 +331,9 @@ class LinuxLab:
             to = f"{socket.inet_ntop(socket.AF_INET6, data[24:40])}/128"
         if out_dev is not None:
             self._device(out_dev)
-            self._ip(f"route replace {to} dev {out_dev}")
+            if (led := self._led).get(to) != out_dev:
+                self._ip(f"route replace {to} dev {out_dev}")
+                self._led = led | {to: out_dev}
         return self.receive(data, in_dev)
 
     def flows(self) -> list[Flow]:
@@ -424,6 +427,7 @@ class LinuxLab:
         cpu = _this_cpu()
         done = self._program(argv, cpu=cpu)
         self._cached_rules.clear()
+        self._led = {}
         self._refresh(cpu)
         return done
 
@@ -465,6 +469,7 @@ class LinuxLab:
 
     def _ip(self, *lines: str, family: str = "") -> None:
         """``ip <line>`` for each; the family matters only where no address tells it. Raises OSError."""
+        self._led = {}
         done = self._program(["ip", *filter(None, (family,)), "-batch", "-"], "".join(f"{line}\n" for line in lines))
         if done.returncode:
             complaint = done.stderr.strip().splitlines()[0]

@@ -161,6 +161,7 @@ def test_statistics(asker: Asker) -> None:
     assert stats.entries == 1
 
 
+@needs("expectations-deleted-by-id")
 @rule("CTEXP-14", "CTEXP-16")
 def test_an_expectation(kernel: KernelUnderTest, asker: Asker) -> None:
     watcher = Asker(kernel, 4, 6)

@@ -41,7 +41,7 @@ from tests.contract.ctkit import (
     words,
 )
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import only, rule
+from tests.contract.rules import needs, only, rule
 from tests.contract.wirekit import attribute, nothing_to_receive
 
 ACCT, STAMPS, EVENTS = (f"net.netfilter.nf_conntrack_{name}" for name in ("acct", "timestamp", "events"))
@@ -224,6 +224,7 @@ def test_a_change_tells_the_labels_if_there_are_any(kernel: KernelUnderTest, wat
 # -------------------------------------------------------------------------------------------------------------------- destroy
 
 
+@needs("ends-tell-time-and-state")
 @rule("CTEV-5", "CTATTR-11", "C7-40")
 @pytest.mark.parametrize(
     ("said", "names"),
@@ -246,6 +247,7 @@ def test_a_flow_that_goes(watcher: Asker, asker: Asker, said: bytes, names: str)
     assert event.status & DYING
 
 
+@needs("ends-tell-time-and-state")
 @rule("CTEV-5", "CTATTR-11", "C7-40")
 def test_a_flow_that_goes_tells_what_went_through_and_when(kernel: KernelUnderTest, watcher: Asker, asker: Asker) -> None:
     kernel.sysctl(ACCT, 1)
@@ -368,6 +370,7 @@ def test_flows_made_while_events_are_on_keep_them(kernel: KernelUnderTest, asker
     assert [event.kind for event in late.told()] == ["UPDATE", "DESTROY"]
 
 
+@needs("events-on-demand")
 @rule("CTEV-9", "C7-42")
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6])
 def test_by_default_a_flow_has_events_if_anybody_listens_to_anything(kernel: KernelUnderTest, asker: Asker, group: int) -> None:

@@ -377,6 +377,7 @@ def test_dumping_those_of_a_master_without_a_helper_is_silence(expecter: Expecte
 # --------------------------------------------------------------------------------------------------------------------- delete
 
 
+@needs("expectations-deleted-by-id")
 @rule("CTEXP-12")
 def test_deleting_one(watcher: Asker, expecter: Expecter) -> None:
     number = expecter.expectation()[Exp.ID]

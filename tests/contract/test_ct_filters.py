@@ -82,6 +82,9 @@ def refusal(asker: Asker, *said: bytes, family: int = V4) -> str:
 
 # ----------------------------------------------------------------------------------------------------- family, mark, status, zone
 
+#: a case that is about the filter by status
+BY_STATUS = needs("lists-filter-by-status")
+
 
 @rule("CTFILT-1", "C7-16")
 @pytest.mark.parametrize(("family", "passed"), [(ANY, ALL), (V4, OF_V4), (V6, {IPV6}), (7, set()), (255, set())])
@@ -102,11 +105,11 @@ def test_by_family(table: Asker, family: int, passed: set[int], version: int) ->
         (u32(Cta.MARK, 5) + u32(Cta.MARK_MASK, 0), set()),
         (u16(Cta.ZONE, 5), {ZONED}),
         (u16(Cta.ZONE, 0), ALL - {ZONED}),
-        (u32(Cta.STATUS, ASSURED), {STREAM}),
-        (u32(Cta.STATUS, CONFIRMED), ALL),
-        (u32(Cta.STATUS, CONFIRMED | ASSURED), {STREAM}),
-        (u32(Cta.STATUS, 0) + u32(Cta.STATUS_MASK, ASSURED), ALL - {STREAM}),
-        (u32(Cta.STATUS, ASSURED) + u32(Cta.STATUS_MASK, CONFIRMED), set()),
+        pytest.param(u32(Cta.STATUS, ASSURED), {STREAM}, marks=BY_STATUS),
+        pytest.param(u32(Cta.STATUS, CONFIRMED), ALL, marks=BY_STATUS),
+        pytest.param(u32(Cta.STATUS, CONFIRMED | ASSURED), {STREAM}, marks=BY_STATUS),
+        pytest.param(u32(Cta.STATUS, 0) + u32(Cta.STATUS_MASK, ASSURED), ALL - {STREAM}, marks=BY_STATUS),
+        pytest.param(u32(Cta.STATUS, ASSURED) + u32(Cta.STATUS_MASK, CONFIRMED), set(), marks=BY_STATUS),
     ],
     ids=[
         "mark",
@@ -134,11 +137,11 @@ def test_by_mark_zone_and_status(table: Asker, said: bytes, passed: set[int]) ->
     ("said", "family"),
     [
         (u32(Cta.MARK_MASK, 1), V4),
-        (u32(Cta.STATUS_MASK, 1), V4),
+        pytest.param(u32(Cta.STATUS_MASK, 1), V4, marks=BY_STATUS),
         (u32(Cta.MARK_MASK, 1) + u16(Cta.ZONE, 0), ANY),
-        (u32(Cta.STATUS_MASK, 1) + u32(Cta.MARK, 0), ANY),
-        (u32(Cta.STATUS, 0), ANY),
-        (u32(Cta.STATUS, ASSURED) + u32(Cta.STATUS_MASK, 0), ANY),
+        pytest.param(u32(Cta.STATUS_MASK, 1) + u32(Cta.MARK, 0), ANY, marks=BY_STATUS),
+        pytest.param(u32(Cta.STATUS, 0), ANY, marks=BY_STATUS),
+        pytest.param(u32(Cta.STATUS, ASSURED) + u32(Cta.STATUS_MASK, 0), ANY, marks=BY_STATUS),
         (u32(Cta.MARK_MASK, 1) + flags_of(), ANY),
     ],
     ids=["mark mask", "status mask", "mark mask, zone", "status mask, mark", "status 0", "status mask 0", "mark mask, filter"],
@@ -311,6 +314,7 @@ def test_the_flagged_parts_must_be_equal(table: Asker, flags: int, passed: set[i
     assert marks(table, flags_of(flags, mirrored), orig(1), reply(2)) == passed & other, "both must let it through"
 
 
+@needs("lists-filter-by-status")
 @rule("CTFILT-9")
 def test_with_other_filters_all_must_let_it_through(table: Asker) -> None:
     udp = flags_of(PROTO_NUM) + orig()
@@ -394,6 +398,7 @@ def test_addresses_of_ipv6_are_compared_one_way_or_the_other(asker: Asker, flags
     assert not passes(flags_of(flags | PROTO_NUM | SRC_PORT), both6(9))
 
 
+@needs("lists-filter-by-status")
 @rule("CTFILT-13", "C7-19")
 def test_a_refused_filter_is_an_ordinary_refusal(table: Asker) -> None:
     told, end, last = table.say(request(GET, u32(Cta.STATUS, 0), flags=DUMP, ack=False))

@@ -44,7 +44,7 @@ from tests.contract.ctkit import (
     words,
 )
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.wirekit import Listener, attribute
 
 A, B, NAT = "10.0.0.2", "10.0.9.2", "10.0.9.77"
@@ -178,6 +178,13 @@ def test_a_flow_of_udp(wire: Wire) -> None:
     wire.udp()
     wire.udp(back=True)
     assert wire.told() == []
+
+
+@needs("ends-tell-time-and-state")
+@rule("CTPKT-2")
+def test_the_end_of_a_flow_of_udp(wire: Wire) -> None:
+    wire.udp()
+    wire.watcher.told()
     assert wire.asker.delete() == "ACK"
     assert events(wire.watcher.told()) == [("DESTROY", ALWAYS)]
 
@@ -250,6 +257,7 @@ def test_a_packet_that_is_dropped_on_its_way_leaves_nothing(wire: Wire) -> None:
     assert stats.number(1) == 0
 
 
+@needs("unconfirmed-unlisted")
 @rule("CTPKT-5", "C7-36")
 def test_a_packet_in_a_queue_is_counted_and_not_listed(wire: Wire) -> None:
     wire.kernel.iptables("-A FORWARD -p udp --dport 99 -j NFQUEUE --queue-num 1")
@@ -343,6 +351,7 @@ def test_a_packet_passes_although_its_event_does_not(wire: Wire) -> None:
     assert len(wire.watcher.told()) == 59
 
 
+@needs("rejected-connections-close")
 @rule("CTPKT-10")
 def test_a_connection_that_is_rejected_is_closed(wire: Wire) -> None:
     wire.handshake()

@@ -28,7 +28,7 @@ from tests.contract.ctkit import (
     words,
 )
 from tests.contract.kernels import KernelUnderTest
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.wirekit import attribute
 
 MASTER = orig(number=TCP, to=21, type=Cta.TUPLE_MASTER)
@@ -82,6 +82,7 @@ def test_a_timeout_of_0_ends_the_flow(owner: Asker) -> None:
     assert owner.change(orig()) == "ENOENT"
 
 
+@needs("fixed-timeouts-stay")
 @rule("CTUPD-3")
 def test_a_fixed_timeout_stays(owner: Asker) -> None:
     assert owner.change(orig(), u32(Cta.TIMEOUT, 2000), u32(Cta.STATUS, CONFIRMED | FIXED_TIMEOUT)) == "ACK"

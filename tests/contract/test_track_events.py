@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.contract.ctkit import ASSURED, CONFIRMED, DYING, SEEN_REPLY, TCP, Asker, Cta, Told, events, tuple_, u32
-from tests.contract.rules import rule
+from tests.contract.rules import needs, rule
 from tests.contract.trackkit import TCP_STATES, A, B, Connection, Wire, chunk, icmp, kinds, sctp, spoilt, tcp, udp
 from tests.contract.wirekit import nothing_to_receive
 
@@ -61,6 +61,7 @@ def test_heads_of_events_of_packets(wire: Wire, watcher: Asker) -> None:
     ]
 
 
+@needs("ends-tell-time-and-state")
 @rule("TV-1")
 def test_what_is_told_of_a_connection_that_goes(wire: Wire, watcher: Asker) -> None:
     connection = Connection(wire).open()

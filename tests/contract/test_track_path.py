@@ -302,6 +302,7 @@ def test_what_reject_says_belongs_to_what_it_rejects(wire: Wire, watcher: Asker)
     assert nothing_to_receive(watcher)
 
 
+@needs("rejected-connections-close")
 @rule("TP-6")
 def test_the_reset_of_reject_closes_a_connection(wire: Wire, watcher: Asker) -> None:
     wire.set(tcp_timeout_close=10_000)
