@@ -324,3 +324,98 @@ def ruleset(choose: random.Random, version: int, *, queues: bool) -> str:
         lines += [rule(choose, version, table, choose.choice(chains + user), user, queues) for _ in range(choose.randrange(3, 20))]
         lines.append("COMMIT")
     return "\n".join([*lines, ""])
+
+
+# ------------------------------------------------------------------------------------------------------------- rules about flows
+
+_STATES = ("INVALID", "NEW", "ESTABLISHED", "RELATED", "UNTRACKED", "RELATED,ESTABLISHED", "SNAT", "DNAT,INVALID")
+_HOSTS = {4: ("10.0.0.9", "10.1.0.5", "10.0.0.0/8"), 6: ("fd00::9", "fd01::5", "fd00::/16")}
+
+
+def flow_matches(choose: random.Random, version: int, table: str, chain: str) -> str:
+    """A match that looks at flows (but in table raw, before there are any), at what goes with the packet, or into it."""
+
+    def bang() -> str:
+        return choose.choice(("", "", "! "))
+
+    def host() -> str:
+        return choose.choice(_HOSTS[version])
+
+    first, last = ("10.0.0.2", "10.1.0.1") if version == 4 else ("fd00::2", "fd01::1")
+    ttl = "ttl" if version == 4 else "hl"
+    kinds = ["UNICAST", "LOCAL", "MULTICAST"] + (["BROADCAST"] if version == 4 else ["ANYCAST", "UNREACHABLE"])
+    counted = f"--connbytes-dir {choose.choice(('original', 'reply', 'both'))} "
+    counted += f"--connbytes-mode {choose.choice(('packets', 'bytes', 'avgpkt'))}"
+    about_flows = [
+        f"-m conntrack {bang()}--ctstate {choose.choice(_STATES)}",
+        f"-m conntrack {bang()}--ctstate {choose.choice(_STATES)}",
+        f"-m conntrack {bang()}--ctproto {choose.choice(('tcp', 'udp', 'icmp'))} {bang()}--ctorigsrc {host()}",
+        f"-m conntrack {bang()}--ctrepldst {host()} --ctdir {choose.choice(('ORIGINAL', 'REPLY'))}",
+        f"-m conntrack {bang()}--ctorigdstport 1:100 {bang()}--ctreplsrcport 80",
+        f"-m conntrack {bang()}--ctstatus {choose.choice(('SEEN_REPLY', 'ASSURED', 'CONFIRMED', 'NONE', 'EXPECTED,CONFIRMED'))}",
+        f"-m conntrack {bang()}--ctexpire 100:",
+        f"-m state {bang()}--state {choose.choice(_STATES[:6])}",
+        f"-m connmark {bang()}--mark {choose.choice(('0', '1', '3', '1/1'))}",
+        f"-m helper {bang()}--helper ftp",
+        f"-m connbytes {bang()}--connbytes {choose.choice(('1:3', '2', '60:200'))} {counted}",
+        f"-m connlabel {bang()}--label 3 {choose.choice(('', '--set'))}",
+    ]
+    others = [
+        f"-m limit --limit 1/hour --limit-burst {choose.choice((1, 3, 8))}",
+        f"-m statistic --mode nth {bang()}--every 3 --packet {choose.randrange(3)}",
+        f"-m length {bang()}--length {choose.choice(('40', '20:60', ':50'))}",
+        f"-m {ttl} {choose.choice((f'--{ttl}-eq 64', f'! --{ttl}-eq 64', f'--{ttl}-lt 2', f'--{ttl}-gt 1'))}",
+        f"-m tos {bang()}--tos {choose.choice(('0', '8', '16/0x1f'))}",
+        f"-m dscp {bang()}--dscp 2",
+        f"-m iprange {bang()}--src-range {first}-{last}",
+        f"-m iprange {bang()}--src-range {first}-{last} {bang()}--dst-range {first}-{last}",
+        f"-m addrtype {bang()}--{choose.choice(('src', 'dst'))}-type {choose.choice(kinds)}",
+        f"-p {choose.choice(('tcp', 'udp'))} -m multiport {bang()}--{choose.choice(('sports', 'dports', 'ports'))} 9,50:60,1024",
+        f"-p tcp {bang()}--tcp-option {choose.choice((2, 3))}",
+        "-m comment --comment x",
+    ]
+    if chain in ("OUTPUT", "POSTROUTING"):
+        others.append(f"-m owner {choose.choice(('--uid-owner 0', '! --uid-owner 0', '--socket-exists', '! --socket-exists'))}")
+        others.append(f"-m owner {bang()}--uid-owner 5-10 {bang()}--gid-owner 0")
+    return choose.choice(others if table == "raw" else about_flows + others)
+
+
+def flow_rule(choose: random.Random, version: int, table: str, chain: str) -> str:
+    """A rule about flows for this chain."""
+    targets = ["", "", "-j LOG", "-j RETURN"]
+    targets += [f"-j CONNMARK {mark}" for mark in ("--set-mark 1", "--or-mark 2", "--save-mark", "--restore-mark --nfmask 3")]
+    targets += ["-j MARK --set-mark 1", "-j NFLOG --nflog-group 9"]
+    if table == "raw":
+        targets += [
+            "-j NOTRACK",
+            "-j CT --notrack",
+            *(f"-j CT --zone{end} {zone}" for end, zone in (("", "3"), ("-orig", "2"), ("", "mark"))),
+            "-p tcp -j CT --helper ftp",
+        ]
+    elif table == "mangle":
+        name = ("TTL", "ttl") if version == 4 else ("HL", "hl")
+        targets += [f"-j {name[0]} --{name[1]}-{how}" for how in ("set 5", "inc 250", "dec 1", "dec 70")]
+        targets += ["-j TOS --set-tos 8", "-j TOS --xor-tos 0x12", "-j DSCP --set-dscp 5"]
+    else:
+        targets += ["-j DROP", "-j ACCEPT"]
+    rule = f"{flow_matches(choose, version, table, chain)} {choose.choice(targets)}"
+    if table == "filter" and choose.random() < 0.1:
+        return f"-A {chain} -p tcp -m conntrack --ctstate NEW -j REJECT --reject-with tcp-reset"
+    if rule.count("-p ") > 1:
+        rule = rule[: rule.rindex("-p ")] + choose.choice(("-j RETURN", "-j NOTRACK" if table == "raw" else "-j LOG"))
+    return f"-A {chain} {rule}".rstrip()
+
+
+def flow_ruleset(choose: random.Random, version: int) -> str:
+    """A file for iptables-restore, about flows, for all tables but nat."""
+    lines = []
+    for table, chains in (
+        ("raw", ("PREROUTING", "OUTPUT")),
+        ("mangle", ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")),
+        ("filter", ("INPUT", "FORWARD", "OUTPUT")),
+        ("security", ("INPUT", "FORWARD", "OUTPUT")),
+    ):
+        lines.append(f"*{table}")
+        lines += [flow_rule(choose, version, table, choose.choice(chains)) for _ in range(choose.randrange(2, 14))]
+        lines.append("COMMIT")
+    return "\n".join([*lines, ""])

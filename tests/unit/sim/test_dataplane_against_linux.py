@@ -105,6 +105,11 @@ def both() -> Iterator[Both]:
 
 @pytest.fixture
 def routers(both: Both) -> Both:
+    """A pair of `make_routers`."""
+    return make_routers(both)
+
+
+def make_routers(both: Both) -> Both:
     """With a second device, forwarding, a mark that leads to that device, and no limits."""
     both.linux.shell("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
     both.world.stack.add_device("eth1")
