@@ -112,15 +112,15 @@ _MEANT_WITH: dict[str, tuple[str, str]] = {
 }
 _ANYWHERE = (_ON_FLOWS, _ON_EXPECTATIONS)
 _BOTH_PORTS = ("port_src", "port_dst")
-#: what making a flow of a protocol takes; ports of either direction will do. Of DCCP Linux tells no state any more: it is not
-#: asked for, or what is saved could not be loaded
+#: what making a flow of a protocol takes; ports of either direction will do. Of DCCP Linux tells neither ports nor state any
+#: more: they are not asked for, or what is saved could not be loaded
 NEEDED: dict[int, tuple[str, ...]] = {
     Protocol.TCP: ("state",),
     Protocol.SCTP: ("state", "orig_vtag", "reply_vtag"),
     Protocol.ICMP: ("icmp_type", "icmp_code"),
     Protocol.ICMPV6: ("icmp_type", "icmp_code"),
 }
-_WITH_PORTS = frozenset((Protocol.TCP, Protocol.UDP, Protocol.UDPLITE, Protocol.SCTP, Protocol.DCCP, Protocol.GRE))
+_WITH_PORTS = frozenset((Protocol.TCP, Protocol.UDP, Protocol.UDPLITE, Protocol.SCTP, Protocol.GRE))
 
 
 class _Parser(argparse.ArgumentParser):
