@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -38,6 +39,13 @@ def report(*cases: tuple[str, dict[str, str], str], probes: dict[str, str | None
         return 0
 
     return run
+
+
+def half_a_report(share: Path) -> int:
+    """A guest that came to a sudden end."""
+    report()(share)
+    (share / "junit.xml").write_text("<testsuites><testsuite>")
+    return 0
 
 
 GOOD = report(("test_x[linux-NL-1]", {"rule": "NL-1"}, ""), probes={"priority-told": None, "payloads-examined": "it does not"})
@@ -85,8 +93,9 @@ def test_all_is_well(guests: dict[str, Guest | Exception], capsys: pytest.Captur
         (report(), "0 passed, 0 failed"),
         (GuestTimeout("no end after 5 s"), "no end after 5 s"),
         (lambda share: 4, "No such file or directory"),
+        (half_a_report, "no result: ParseError"),
     ],
-    ids=["failed", "error", "skipped", "nothing", "timeout", "no report"],
+    ids=["failed", "error", "skipped", "nothing", "timeout", "no report", "half a report"],
 )
 @pytest.mark.parametrize(("source", "decides"), [("1.1:a", True), ("9.9:a", False)])
 def test_what_goes_wrong_matters_where_it_decides(
@@ -177,3 +186,16 @@ def test_few_tests_cover_every_rule_and_every_need() -> None:
     assert len(chosen) < len(candidates) / 3
     told = {("linux", rule.id) for rule in table() if rule.linux == "yes" and not rule.source.startswith("nfnl/")}
     assert told <= {covered[:2] for covered in everything}
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["a.py::test_x[linux-A-1]", "a.py::test_x[linux-A-2]", "b.py::test_y"], {"a.py::test_x", "b.py::test_y"}),
+        (["a.py::test_x", "b.py"], set()),
+        (["tests/contract"], set()),
+    ],
+)
+def test_only_what_is_named_is_made_where_everything_is_named(words: list[str], named: set[str]) -> None:
+    config = cast(pytest.Config, SimpleNamespace(args=words, stash=pytest.Stash()))
+    assert quick.named_on(config) == named
