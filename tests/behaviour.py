@@ -44,6 +44,7 @@ from tests.contract.ctkit import (
     name,
     orig,
     tuple_,
+    u16,
     u32,
     watch,
 )
@@ -298,6 +299,14 @@ def lists_filter_by_status(kernel: LinuxUnderTest) -> str | None:
     asker = Asker(kernel)
     asker.make(both(), LIFE)
     return "everything is listed" if asker.dump(u32(Cta.STATUS, ASSURED)) else None
+
+
+@tried
+def lists_filter_by_zone(kernel: LinuxUnderTest) -> str | None:
+    """Lists of flows can be filtered by zone (CTA_ZONE)."""
+    asker = Asker(kernel)
+    asker.make(both(), LIFE)
+    return "everything is listed" if asker.dump(u16(Cta.ZONE, 5)) else None
 
 
 @tried

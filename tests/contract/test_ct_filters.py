@@ -82,8 +82,8 @@ def refusal(asker: Asker, *said: bytes, family: int = V4) -> str:
 
 # ----------------------------------------------------------------------------------------------------- family, mark, status, zone
 
-#: a case that is about the filter by status
-BY_STATUS = needs("lists-filter-by-status")
+#: cases that are about these filters
+BY_STATUS, BY_ZONE = needs("lists-filter-by-status"), needs("lists-filter-by-zone")
 
 
 @rule("CTFILT-1", "C7-16")
@@ -103,8 +103,8 @@ def test_by_family(table: Asker, family: int, passed: set[int], version: int) ->
         (u32(Cta.MARK, 0x11) + u32(Cta.MARK_MASK, 0x10), set()),
         (u32(Cta.MARK, 0) + u32(Cta.MARK_MASK, 0), ALL),
         (u32(Cta.MARK, 5) + u32(Cta.MARK_MASK, 0), set()),
-        (u16(Cta.ZONE, 5), {ZONED}),
-        (u16(Cta.ZONE, 0), ALL - {ZONED}),
+        pytest.param(u16(Cta.ZONE, 5), {ZONED}, marks=BY_ZONE),
+        pytest.param(u16(Cta.ZONE, 0), ALL - {ZONED}, marks=BY_ZONE),
         pytest.param(u32(Cta.STATUS, ASSURED), {STREAM}, marks=BY_STATUS),
         pytest.param(u32(Cta.STATUS, CONFIRMED), ALL, marks=BY_STATUS),
         pytest.param(u32(Cta.STATUS, CONFIRMED | ASSURED), {STREAM}, marks=BY_STATUS),
@@ -314,14 +314,19 @@ def test_the_flagged_parts_must_be_equal(table: Asker, flags: int, passed: set[i
     assert marks(table, flags_of(flags, mirrored), orig(1), reply(2)) == passed & other, "both must let it through"
 
 
-@needs("lists-filter-by-status")
 @rule("CTFILT-9")
-def test_with_other_filters_all_must_let_it_through(table: Asker) -> None:
-    udp = flags_of(PROTO_NUM) + orig()
-    assert marks(table, udp, u32(Cta.MARK, MARKED)) == {MARKED}
-    assert marks(table, udp, u32(Cta.MARK, STREAM)) == set()
-    assert marks(table, udp, u16(Cta.ZONE, 5)) == {ZONED}
-    assert marks(table, udp, u32(Cta.STATUS, ASSURED)) == set()
+@pytest.mark.parametrize(
+    ("other", "passed"),
+    [
+        (u32(Cta.MARK, MARKED), {MARKED}),
+        (u32(Cta.MARK, STREAM), set()),
+        pytest.param(u16(Cta.ZONE, 5), {ZONED}, marks=BY_ZONE),
+        pytest.param(u32(Cta.STATUS, ASSURED), set(), marks=BY_STATUS),
+    ],
+    ids=["mark", "another mark", "zone", "status"],
+)
+def test_with_other_filters_all_must_let_it_through(table: Asker, other: bytes, passed: set[int]) -> None:
+    assert marks(table, flags_of(PROTO_NUM) + orig(), other) == passed
 
 
 @rule("CTFILT-10")
