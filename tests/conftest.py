@@ -22,6 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mutations", type=int, default=20_000, help="how many mutated messages tests/properties/test_mutations.py tries"
     )
+    parser.addoption(
+        "--differential",
+        type=int,
+        default=2_000,
+        help="how many packets tests/properties/test_differential.py sends to two kernels",
+    )
     parser.addoption("--quick", action="store_true", help="of the contract a few tests that are about every rule, and nothing else")
     parser.addoption("--tell-probes", metavar="FILE", type=Path, help="write what all probes of tests/probes.py say, as JSON")
     parser.addoption("--boot", default="", metavar="KERNEL", help="boot this kernel (as in: nfnl lab run --kernel) in a guest")

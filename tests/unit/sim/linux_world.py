@@ -98,6 +98,23 @@ class LinuxWorld:
         code, packets = self._ask("send", packet.hex(), mark, priority)
         return code, self._packets(packets)
 
+    def many(self, packets: list[tuple[str, bytes]]) -> list[tuple[int, list[tuple[str, bytes]]]]:
+        """One packet after the other, sent (``"send"``) or arriving at the device of that name: errno, and what left."""
+        answers = self._ask("many", [(way, data.hex()) for way, data in packets])
+        return [(code, self._packets(left)) for code, left in answers]
+
+    def ask_conntrack(self, request: bytes) -> list[bytes]:
+        """A request to ctnetlink, for a dump or an acknowledgement: all messages up to the one that ends it."""
+        return [bytes.fromhex(message) for message in self._ask("conntrack", request.hex())]
+
+    def listen(self, groups: int) -> None:
+        """Hear of what happens to flows, in these groups (a bit for each)."""
+        self._ask("listen", groups)
+
+    def heard(self) -> list[bytes]:
+        """The events since the last time."""
+        return [bytes.fromhex(message) for message in self._ask("heard")]
+
     def bind(self, number: int, mode: int = 2, flags: int = 0, maxlen: int = 1024) -> None:
         self._ask("bind", number, mode, flags, maxlen)
 
@@ -209,6 +226,9 @@ class Server:
             code = error.errno or -1
         return code, self.captured()
 
+    def many(self, packets: list[list[str]]) -> list[tuple[int, list[tuple[str, str]]]]:
+        return [self.send(packet, 0, 0) if way == "send" else (0, self.receive(way, packet)) for way, packet in packets]
+
     # ---- nfnetlink_queue, by hand
 
     def request(self, kind: int, number: int, attributes: bytes) -> int:
@@ -258,6 +278,38 @@ class Server:
         if payload is not None:
             attributes += attribute(10, bytes.fromhex(payload))
         return self.request(1, number, attributes), self.captured()
+
+    # ---- ctnetlink, whose messages are passed on as they are
+
+    def conntrack(self, request: str) -> list[str]:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+        sock.bind((0, 0))
+        sock.send(bytes.fromhex(request))
+        messages: list[str] = []
+        while True:
+            data = sock.recv(1 << 17)
+            at = 0
+            while at < len(data):
+                length, kind = struct.unpack_from("=IH", data, at)
+                if kind in (2, 3):
+                    sock.close()
+                    return messages
+                messages.append(data[at : at + length].hex())
+                at += (length + 3) & ~3
+
+    def listen(self, groups: int) -> None:
+        self.listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+        self.listener.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)
+        self.listener.bind((0, groups))
+        self.listener.setblocking(False)
+
+    def heard(self) -> list[str]:
+        found = []
+        try:
+            while True:
+                found.append(self.listener.recv(1 << 17).hex())
+        except BlockingIOError:
+            return found
 
     def serve(self) -> None:
         for line in sys.stdin:
