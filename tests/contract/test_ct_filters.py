@@ -335,11 +335,13 @@ def test_the_zone_of_a_tuple_does_not_select(table: Asker, zone: int | None) -> 
     assert marks(table, flags_of(TUPLE_ZONE), orig(zone=zone)) == OF_V4
 
 
+@BY_ZONE
 @rule("CTFILT-10")
 def test_the_zone_of_a_tuple_counts_where_zone_0_is_asked_for(table: Asker) -> None:
     assert marks(table, flags_of(TUPLE_ZONE), orig(zone=5), u16(Cta.ZONE, 0)) == {ZONED}
 
 
+@BY_ZONE
 @rule("CTFILT-10")
 def test_the_zone_of_a_tuple_is_named_once(table: Asker) -> None:
     assert refusal(table, flags_of(TUPLE_ZONE), orig(zone=5), u16(Cta.ZONE, 5)) == "EINVAL"
