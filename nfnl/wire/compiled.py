@@ -12,6 +12,7 @@ generated, near-valid and random bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any, NamedTuple, TypeVar
@@ -35,12 +36,8 @@ _put = object.__setattr__
 _put_data, _put_shape = View.__dict__["_data"].__set__, View.__dict__["_shape"].__set__
 
 
-class Header(NamedTuple):
-    """An attribute header, and where it stands."""
-
-    offset: int
-    length: int  #: nla_len
-    type: int  #: nla_type, flag bits included
+#: an attribute header and where it stands: offset, nla_len, nla_type with its flag bits. (A NamedTuple takes eight times as long.)
+Header = tuple[int, int, int]
 
 
 class Shape:
@@ -104,7 +101,8 @@ class Codec:
 
     def parse(self, data: bytes, base: int = 0) -> Any:
         """The same as `decode`, step by step: no shape is looked up, and none is remembered."""
-        return view_of(self.cls, data, self._analyse(data, base)[0])
+        end, at, _ = self._walked(data, base)
+        return view_of(self.cls, data, Shape(tuple(at), (BODY, end), self.order))
 
     def remembered(self, data: bytes) -> Shape | None:
         """The shape of ``data``, if it is any of those seen before. It is tried first next time: traffic comes in runs."""
@@ -130,20 +128,25 @@ class Codec:
 
     def _analyse(self, data: bytes, base: int) -> tuple[Shape, Pattern | None]:
         """Decode generically: the shape, and the pattern that recognises it, if it is worth remembering."""
+        order = self.order
+        end, at, headers = self._walked(data, base)
+        if end != len(data):
+            return Shape(tuple(at), (BODY, end), order), None
+        open_field = _open_end(self.cls, at, headers, end)
+        if open_field is None:
+            return Shape(tuple(at), (BODY, end), order), Pattern(data[4:8], data[16:20], tuple(headers), end)
+        at[open_field] = slice(at[open_field].start, None)
+        return Shape(tuple(at), (BODY, None), order), Pattern(data[4:8], data[16:20], tuple(headers), None)
+
+    def _walked(self, data: bytes, base: int) -> tuple[int, list[Any], list[Header]]:
+        """Where the message ends, where its fields are, and the headers met."""
         cls, order = self.cls, self.order
         end: int = order.u32.unpack_from(data, 0)[0]
         if end < BODY:
             problem = f"{end} bytes hold no nfgenmsg"
             raise DecodeError(problem, path=cls.__name__, offset=base + NLMSG_HDRLEN, excerpt=excerpt(data, NLMSG_HDRLEN))
         headers: list[Header] = []
-        at = _walk(cls, data, BODY, end, order, headers, cls.__name__, base)
-        if end != len(data):
-            return Shape(tuple(at), (BODY, end), order), None
-        open_field = _open_end(cls, at, headers, end)
-        if open_field is None:
-            return Shape(tuple(at), (BODY, end), order), Pattern(data[4:8], data[16:20], tuple(headers), end)
-        at[open_field] = slice(at[open_field].start, None)
-        return Shape(tuple(at), (BODY, None), order), Pattern(data[4:8], data[16:20], tuple(headers), None)
+        return end, _walk(cls, data, BODY, end, order, headers, cls.__name__, base), headers
 
 
 def _open_end(cls: type[View], at: list[Any], headers: list[Header], end: int) -> int | None:
@@ -169,50 +172,65 @@ def _walk(
     base: int,
 ) -> list[Any]:
     """Check all attributes between two offsets and note where the declared ones are. The last of a repeated one counts."""
-    at: list[Any] = [None] * len(cls.__attrs__)
-    by_number = cls.__by_number__
+    by_number, required, count = _declared(cls)  # type: ignore[arg-type]  # it is the instances that mypy finds no hash of
+    at: list[Any] = [None] * count
     unpack = order.attr.unpack_from
     offset = start
     while end - offset >= NLA_HDRLEN:
         length, type_ = unpack(data, offset)
+        declared = by_number.get(type_ & NLA_TYPE_MASK)
         if length < NLA_HDRLEN or length > end - offset:
-            field = by_number.get(type_ & NLA_TYPE_MASK)
             raise DecodeError(
                 f"nla_len is {length}, but must be from 4 to the {end - offset} bytes left",
-                path=f"{path}.{field.name}" if field else f"{path}.[{type_ & NLA_TYPE_MASK}]",
+                path=f"{path}.{declared[3].name}" if declared else f"{path}.[{type_ & NLA_TYPE_MASK}]",
                 offset=base + offset,
                 excerpt=excerpt(data, offset),
             )
-        headers.append(Header(offset, length, type_))
-        field = by_number.get(type_ & NLA_TYPE_MASK)
-        if field is not None:
-            at[field.index] = _place(field, data, offset, length, order, headers, path, base)
-        offset += align4(length)
-    for field in cls.__attrs__:
-        if field.required and at[field.index] is None:
+        headers.append((offset, length, type_))
+        if declared is not None:
+            index, size, as_offset, field = declared
+            if size < 0 or length - NLA_HDRLEN < size:
+                at[index] = _place(field, data, offset, length, order, headers, path, base)
+            else:
+                at[index] = offset + NLA_HDRLEN if as_offset else slice(offset + NLA_HDRLEN, offset + length)
+        offset += (length + 3) & ~3
+    for field in required:
+        if at[field.index] is None:
             raise DecodeError(
                 f"required attribute {field.kernel_name} is missing", path=f"{path}.{field.name}", offset=base + start
             )
     return at
 
 
+@cache
+def _declared(cls: type[View]) -> tuple[dict[int, tuple[int, int, bool, Attr]], list[Attr], int]:
+    """What `_walk` has to know of a declaration: fields by number, those that must be there, and how many there are.
+
+    Of each the index, the fewest bytes (-1: a nest), and whether an offset says where it is.
+    """
+    rows = {
+        number: (field.index, field.layout.size if field.layout else -1, bool(field.layout and field.layout.code), field)
+        for number, field in cls.__by_number__.items()
+    }
+    return rows, [field for field in cls.__attrs__ if field.required], len(cls.__attrs__)
+
+
 def _place(
     field: Attr, data: bytes, offset: int, length: int, order: ByteOrder, headers: list[Header], path: str, base: int
-) -> Any:
+) -> Shape:
+    """A nest; or else the payload is too short."""
     start, end = offset + NLA_HDRLEN, offset + length
     if field.nest is not None:
         inner = _walk(field.nest, data, start, end, order, headers, f"{path}.{field.name}", base)
         return Shape(tuple(inner), (start, end), order)
     layout = field.layout
     assert layout is not None
-    if end - start < layout.size:
-        raise DecodeError(
-            f"{end - start} bytes are too few for {layout.name}, which takes {layout.size}",
-            path=f"{path}.{field.name}",
-            offset=base + offset,
-            excerpt=excerpt(data, offset),
-        )
-    return start if layout.code else slice(start, end)
+    raise DecodeError(
+        f"{end - start} bytes are too few for {layout.name}, which takes {layout.size}",
+        path=f"{path}.{field.name}",
+        offset=base + offset,
+        excerpt=excerpt(data, offset),
+    )
 
 
 def _matcher(shape: Shape, pattern: Pattern) -> Matcher:
@@ -378,6 +396,15 @@ def build_into(view: View, values: dict[str, Any], order: ByteOrder, *, as_given
     The attributes lie in the order of declaration; with ``as_given`` in that of ``values``.
     """
     cls = type(view)
+    key = (cls, order, as_given, *values)
+    builder = _builders.get(key)
+    if builder is None and key not in _builders and len(_builders) < MAX_BUILDERS:
+        builder = _builders[key] = _builder(cls, tuple(values), order, as_given=as_given)
+    built = None if builder is None else builder(values)
+    if built is not None:
+        _put_data(view, built[0])
+        _put_shape(view, built[1])
+        return
     path = cls.__name__
     header = {name: values.pop(name, 0) for name in HEADER_FIELDS} if isinstance(view, Message) else {}
     data = _attributes(cls, values, order, path, as_given=as_given)
@@ -386,6 +413,121 @@ def build_into(view: View, values: dict[str, Any], order: ByteOrder, *, as_given
     shape = revive(cls, data, order.name)._shape
     _put(view, "_data", data)
     _put(view, "_shape", shape)
+
+
+#: writes a message, or a nest, of the values of certain fields; None: let it be done step by step
+Builder = Callable[[dict[str, Any]], tuple[bytes, Shape] | None]
+#: How many builders are kept; a program has some dozens of ways to fill in a message.
+MAX_BUILDERS = 1024
+_builders: dict[tuple[Any, ...], Builder | None] = {}
+
+
+class _Calls:
+    """The struct calls that write what has its place in advance: one for each change of byte order."""
+
+    def __init__(self, prefix: str) -> None:
+        self.size = 0
+        self.scope: dict[str, Any] = {"StructError": StructError}
+        self._calls: list[tuple[str, list[str], list[str]]] = [(prefix, [], [])]
+
+    def add(self, prefix: str, code: str, *arguments: str) -> None:
+        """What the expressions give."""
+        if prefix != self._calls[-1][0]:
+            self._calls.append((prefix, [], []))
+        _, codes, all_arguments = self._calls[-1]
+        codes.append(code)
+        all_arguments.extend(arguments)
+        self.size += Struct(prefix + code).size
+
+    def constant(self, data: bytes) -> None:
+        """Bytes that are always the same."""
+        self.add(self._calls[-1][0], f"{len(data)}s", self.name(data))
+
+    def align(self) -> None:
+        """Zeros up to a multiple of 4."""
+        self.add(self._calls[-1][0], f"{-self.size % 4}x")
+
+    def name(self, value: object) -> str:
+        """A name by which the generated code knows an object."""
+        name = f"v{len(self.scope)}"
+        self.scope[name] = value
+        return name
+
+    def __str__(self) -> str:
+        calls = [(self.name(Struct(prefix + "".join(codes)).pack), ", ".join(given)) for prefix, codes, given in self._calls]
+        return " + ".join(f"{pack}({given})" for pack, given in calls)
+
+
+def _builder(cls: type[View], names: tuple[str, ...], order: ByteOrder, *, as_given: bool) -> Builder | None:
+    """A builder for messages with these fields, generated; None where a field is none of the kinds it knows.
+
+    Those are numbers and what is made of them, and one field of bytes at the end. Values that do not fit are left to the slow way,
+    which says why.
+    """
+    install(cls)
+    fields = [field for field in cls.__attrs__ if field.name in names]
+    if as_given:
+        fields.sort(key=lambda field: names.index(field.name))
+    known = {field.name for field in fields} | (HEADER_FIELDS.keys() if issubclass(cls, Message) else set())
+    if not known.issuperset(names) or any(f.default is not None for f in cls.__attrs__ if f.name not in names):
+        return None
+    tail = fields.pop() if fields and fields[-1].layout is not None and fields[-1].layout.name == "bytes" else None
+    calls = _Calls(order.prefix)
+    at: list[Any] = [None] * len(cls.__attrs__)
+    if issubclass(cls, Message):
+        header = [f"values[{name!r}]" if name in names else "0" for name in HEADER_FIELDS]
+        calls.add(order.prefix, "IHHIIBB", "total", str(cls.__type__), *header[:-1])
+        calls.add(BIG.prefix, "H", header[-1])
+    for field in fields:
+        layout = field.layout
+        if layout is None or not layout.code:
+            return None
+        calls.align()
+        calls.constant(order.attr.pack(NLA_HDRLEN + layout.size, field.number))
+        at[field.index] = calls.size
+        value = f"values[{field.name!r}]"
+        if layout.parts:
+            value = f"*{value}"
+        elif layout.plain:
+            value = f"{calls.name(layout.plain)}({value})"
+        calls.add(layout.prefix(order), layout.code, value)
+        if field.padded:
+            calls.align()
+    if tail is not None:
+        calls.align()
+    return _generate(calls, tail, at, BODY if issubclass(cls, Message) else 0, order)
+
+
+def _generate(calls: _Calls, tail: Attr | None, at: list[Any], start: int, order: ByteOrder) -> Builder:
+    """The builder of these calls, and of the bytes behind them."""
+    size, scope = calls.size, calls.scope
+    scope |= {"Shape": Shape, "order": order, "shape": Shape(tuple(at), (start, size), order)}
+    if tail is None:
+        body = f"        total = {size}\n        return {calls}, shape\n"
+    else:
+        first = size + NLA_HDRLEN
+        scope |= {"before": tuple(at[: tail.index]), "behind": tuple(at[tail.index + 1 :]), "attr": order.attr.pack}
+        data = f"{calls} + attr({NLA_HDRLEN} + length, {tail.number | (NLA_F_NESTED if tail.nested else 0)}) + tail"
+        body = (
+            f"        tail = values[{tail.name!r}]\n"
+            "        if type(tail) is not bytes:\n"
+            "            return None\n"
+            "        length = len(tail)\n"
+            f"        total = end = {first} + length\n"
+        )
+        if start:  # a message that ends with the bytes has one shape, however many they are
+            at[tail.index] = slice(first, None)
+            scope["open"] = Shape(tuple(at), (start, None), order)
+            body += f"        if {'not length & 3' if tail.padded else 'True'}:\n            return {data}, open\n"
+        if tail.padded:
+            body += "        total += -length & 3\n"
+            data += " + bytes(total - end)"
+        body += f"        shape = Shape((*before, slice({first}, end), *behind), ({start}, total), order)\n"
+        body += f"        return {data}, shape\n"
+    unfit = "(StructError, TypeError, ValueError, AttributeError)"
+    source = f"def build(values):\n    try:\n{body}    except {unfit}:\n        return None\n"
+    builder: Builder = _compile(source, scope, "build", "<nfnl builder>")
+    return builder
 
 
 def build(cls: type[V], values: dict[str, Any], order: ByteOrder = NATIVE, *, as_given: bool = False) -> V:

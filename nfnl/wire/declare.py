@@ -24,6 +24,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, ClassVar, Self, cast, dataclass_transform
 
 from nfnl.wire.constants import NLMSG_HDRLEN, SubsystemId
@@ -136,6 +137,7 @@ def attr(
     return Attr(number, kernel_name, default=default, doc=doc, since=since, nested=nested, padded=padded, policy=policy)
 
 
+@cache  # which is faster than to import again what is there
 def _compiled() -> Any:
     # Codecs are generated at first use, so that importing declarations stays cheap.
     from nfnl.wire import compiled
