@@ -115,6 +115,15 @@ class AsyncQueueDoor(AsyncDoor, QueueDoor):
         if self._session.due != inf:
             self._flush_soon()
 
+    def decide_plain(self, packet_id: int, word: int) -> None:
+        """The same for most packets: a verdict that changes nothing."""
+        session = self._session
+        session.decide_plain(packet_id, word, self._now())
+        if self._output:
+            self._pump.send()
+        if session.due != inf:
+            self._flush_soon()
+
     def close(self) -> None:
         """Decide what waits by the policy, and close the socket; an iteration in another task ends. Twice is fine.
 

@@ -131,6 +131,7 @@ class QueueDoor:
         )
         self._now = self._transport.now
         self._output = self._session.output
+        self._decide_plain = self._session.decide_plain
         self._pump = Pump(self._session, self._transport)
         try:
             self._pump.ask(request)
@@ -209,6 +210,12 @@ class QueueDoor:
     def decide(self, packet_id: int, word: int, **changes: Unpack[Changes]) -> None:
         """The verdict of a packet; users call the packet's own methods."""
         self._session.decide(packet_id, word, self._now(), **changes)
+        if self._output:
+            self._pump.send()
+
+    def decide_plain(self, packet_id: int, word: int) -> None:
+        """The same for most packets: a verdict that changes nothing."""
+        self._decide_plain(packet_id, word, self._now())
         if self._output:
             self._pump.send()
 

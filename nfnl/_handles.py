@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, SupportsBytes
+from typing import TYPE_CHECKING, SupportsBytes, TypedDict, Unpack
 
 from nfnl import packets
 from nfnl.errors import LocalProtocolError, NotPermitted
@@ -21,6 +21,31 @@ _PAYLOAD = next(field.index for field in Packet.__attrs__ if field.name == "payl
 _DROP, _ACCEPT, _QUEUE, _REPEAT, _STOP = (
     int(v) for v in (Verdict.DROP, Verdict.ACCEPT, Verdict.QUEUE, Verdict.REPEAT, Verdict.STOP)
 )
+
+
+class Acceptance(TypedDict, total=False):
+    """How a packet is let go on. See `QueuedPacket.accept`."""
+
+    #: make lengths and checksums right
+    repair: bool
+    #: the new packet mark; 0 clears it
+    mark: int | None
+    #: the new packet priority
+    priority: int | None
+    #: past all further hooks at this point
+    stop: bool
+    #: the new mark of its flow
+    connmark: int | None
+    #: the labels that its flow has from now on
+    connlabels: Iterable[int] | None
+    #: other changes to its flow
+    flow: AttachedFlow | None
+    #: what its flow is to expect
+    expectation: AttachedExpectation | None
+    #: bridge family: the new tag, with both its parts
+    vlan: Vlan | None
+    #: bridge family: the new link-layer header
+    l2hdr: bytes | None
 
 
 class QueuedPacket(PacketQueued):
@@ -155,21 +180,7 @@ class QueuedPacket(PacketQueued):
 
     # -- what becomes of it ----------------------------------------------------------------------------------------------------
 
-    def accept(
-        self,
-        payload: bytes | SupportsBytes | None = None,
-        *,
-        repair: bool = False,
-        mark: int | None = None,
-        priority: int | None = None,
-        stop: bool = False,
-        connmark: int | None = None,
-        connlabels: Iterable[int] | None = None,
-        flow: AttachedFlow | None = None,
-        expectation: AttachedExpectation | None = None,
-        vlan: Vlan | None = None,
-        l2hdr: bytes | None = None,
-    ) -> None:
+    def accept(self, payload: bytes | SupportsBytes | None = None, **options: Unpack[Acceptance]) -> None:
         """Let it go on with the next hook; with ``stop``, past all further hooks at this point (NF_STOP).
 
         ``payload`` replaces the packet from the network header on. The kernel repairs nothing in it: lengths and checksums must be
@@ -188,18 +199,28 @@ class QueuedPacket(PacketQueued):
         `EncodeError` for values that do not fit, `PacketError` for what cannot be repaired, ValueError for labels there are not.
         The packet then still waits.
         """
-        word = _STOP if stop else _ACCEPT
+        # A dozen keywords with defaults would cost as much as all the rest of a plain verdict: hence the dict.
+        if payload is None and not options:
+            self.owner.decide_plain(self.id, _ACCEPT)
+        else:
+            word = _STOP if options.get("stop") else _ACCEPT
+            self.owner.decide(self.id, word, **self._changes(payload, options))
+
+    def _changes(self, payload: bytes | SupportsBytes | None, options: Acceptance) -> Changes:
+        """What its verdict is to change."""
+        unknown = options.keys() - Acceptance.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"accept() has no option {', '.join(sorted(unknown))}")
+        repair = options.get("repair", False)
         if repair and payload is None:
             payload = self.payload
-        about_flow = connmark is not None or connlabels is not None or flow is not None or expectation is not None
-        about_link = vlan is not None or l2hdr is not None
-        if payload is None and mark is None and priority is None and not about_flow and not about_link:
-            self.owner.decide(self.id, word)
-            return
-        changes: Changes = {"mark": mark, "priority": priority}
-        if about_flow:
+        changes: Changes = {"mark": options.get("mark"), "priority": options.get("priority")}
+        connmark, connlabels, flow = options.get("connmark"), options.get("connlabels"), options.get("flow")
+        expectation = options.get("expectation")
+        if connmark is not None or connlabels is not None or flow is not None or expectation is not None:
             changes["ct"], changes["exp"] = self._changed_flow(connmark, connlabels, flow), expectation
-        if about_link:
+        vlan, l2hdr = options.get("vlan"), options.get("l2hdr")
+        if vlan is not None or l2hdr is not None:
             self._check_bridged(vlan, l2hdr)
             changes["vlan"], changes["l2hdr"] = vlan, l2hdr
         if payload is not None:
@@ -209,7 +230,7 @@ class QueuedPacket(PacketQueued):
                     "a new payload would cut the rest off; bind with a larger copy_range"
                 )
             changes["payload"] = packets.repair(bytes(payload)) if repair else bytes(payload)
-        self.owner.decide(self.id, word, **changes)
+        return changes
 
     def _changed_flow(self, mark: int | None, labels: Iterable[int] | None, flow: AttachedFlow | None) -> AttachedFlow:
         if self.message.ct is None:
@@ -233,7 +254,7 @@ class QueuedPacket(PacketQueued):
 
     def drop(self) -> None:
         """Drop it. Raises `LocalProtocolError` if it has its verdict already."""
-        self.owner.decide(self.id, _DROP)
+        self.owner.decide_plain(self.id, _DROP)
 
     def reject(self, with_: str | None = None) -> bool:
         """Drop it and answer its sender as the REJECT target would, so that he need not wait for a time-out. True: it was answered.
