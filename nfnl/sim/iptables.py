@@ -32,7 +32,7 @@ NOT_MODELLED = {
     "names of hosts and users": "refused; names of services are those of a short list, others are unknown to it",
     "-j CT --timeout": "there are no timeout policies, so that each is unknown",
     "LOG and NFLOG": "the journey of the packet has a step of it, and nobody else is told",
-    "-m connlimit": "looks through its flows for every packet; Linux once in a tick at most, so that a flow may count twice",
+    "-m connlimit": "looks through its flows for every packet; Linux now and then finds another number",
     "-m statistic --mode random": "the lots come from a seed",
     "-m conntrack and its like behind -j CT in the raw table": "see no flow; in Linux one that is all zeros",
     "iptables-restore --noflush and --test": "there is no way to ask for them",
