@@ -84,7 +84,7 @@ class Profile:
         return self.head(size) + _SKB
 
     def packet_truesize(self, size: int) -> int:
-        """What a local socket is charged for a packet of so many bytes that it sends, with room in front for a link-layer header."""
+        """What a local socket is charged for a packet of so many bytes that it sends, room for a link-layer header included."""
         return self.head(size + 31) + _SKB
 
     def user_truesize(self, size: int, *, multicast: bool) -> int:
