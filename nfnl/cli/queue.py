@@ -159,6 +159,11 @@ class Listener(nfnl.Queue):
         super().decide(packet_id, word, **changes)
         self.word, self.mark, self.changed = word, changes.get("mark"), changes.get("payload") is not None
 
+    def decide_plain(self, packet_id: int, word: int) -> None:
+        """See `Queue.decide_plain`."""
+        super().decide_plain(packet_id, word)
+        self.word, self.mark, self.changed = word, None, False
+
 
 class Work:
     """Packets are judged, shown, recorded and counted."""
