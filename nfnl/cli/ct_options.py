@@ -203,7 +203,8 @@ def _in_its_words(message: str) -> str:
         names = message.removeprefix("argument ").partition(":")[0].split("/")
         return f"option `{names[0]}' requires an argument"
     if message.startswith("unrecognized arguments: "):
-        return f"unknown argument `{message.removeprefix('unrecognized arguments: ').split()[0]}'"
+        unknown = message.removeprefix("unrecognized arguments: ").split()  # nothing of one that is empty
+        return f"unknown argument `{unknown[0] if unknown else ''}'"
     return message
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nfnl.cli.ct_options import OPTIONS, PROTOCOL_OPTIONS, Option, parse
@@ -83,6 +83,7 @@ _VALUES = ["1.1.1.1", "fd00::1/64", "1.1.1.1:53", "[::1]:1", "[::1", "tcp", "17"
 _VALUES += ["expect", "1/2", "-1", "/", ""]
 
 
+@example(["-L", "-s", "1.1.1.1", ""])
 @given(st.lists(st.sampled_from(_NAMES) | st.sampled_from(_VALUES) | st.text(max_size=6), max_size=12))
 def test_any_command_line_is_taken_or_complained_of(words: list[str]) -> None:
     with suppress(UsageProblem, OutputProblem):
